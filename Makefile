@@ -1,0 +1,58 @@
+# Every target sets up what it needs: `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# What `make demo` looks at: a file of yours, or `-` for standard input. Unset: a source file of the standard library.
+TEXT ?=
+# Where it puts the page and the figures.
+OUT ?= regard-look
+# Further options, handed on as they are: make bench ARGS="--quick --only causal".
+ARGS ?=
+
+.PHONY: help demo test lint types bench train figures clean
+
+help:
+	@echo "make demo     look at the attention of a small trained model (TEXT=file to choose the text)"
+	@echo "make test     lint, types, tests, doctests and the README's snippets"
+	@echo "make lint     ruff alone          make types    mypy alone"
+	@echo "make bench    times beside torch's own (ARGS='--quick')"
+	@echo "make train    train the demo model again (ARGS='--help')"
+	@echo "make figures  draw the README's picture again"
+	@echo "make clean    remove everything make has made, the environment included"
+
+# Two steps, so that the build backend comes from the same pins as the rest: an isolated build would ignore them.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): once, and a few minutes where packages must be downloaded."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) hatchling
+	$(PIP) --no-build-isolation -e '.[all]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/regard look $(if $(TEXT),"$(TEXT)") --out "$(OUT)" $(ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/regard bench $(ARGS)
+
+train: $(READY)
+	$(BIN)/python -m regard.demo.train $(ARGS)
+
+figures: $(READY)
+	$(BIN)/python docs/figures.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist regard-look .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,105 @@
+"""The peak memory of one call, measured in a process that does nothing else.
+
+``python -m regard.bench.memory NAME THREADS`` builds the case and makes the input of one call, so the forward pass is
+done; then it asks the kernel to forget the peak so far, makes the call and reads the peak again. Only the difference
+counts: inputs and the forward's own memory are there before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+__all__ = ["peak_extra", "peak_extra_of_case"]
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def peak_extra(call: Callable[[], object]) -> float:
+    """Make the call and return the peak of resident memory during it, beyond what was resident before, in MB.
+
+    Without Linux's ``/proc`` the peak since the process began stands in for the one that was reset; it is then an
+    underestimate when something before the call needed more.
+    """
+    gc.collect()
+    _give_back_freed_memory()
+    before = _resident()
+    kept = call()
+    after = _peak()
+    del kept
+    return max(0.0, (after - before) / 1e6)
+
+
+def peak_extra_of_case(name: str, *, threads: int) -> float:
+    """:func:`peak_extra` of the subject of a case, in a fresh process, in MB.
+
+    Raises:
+        RuntimeError: with the process's last line, if it fails.
+    """
+    command = [sys.executable, "-m", "regard.bench.memory", name, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"measuring the memory of {name!r} failed: {(done.stderr.strip() or 'no output').splitlines()[-1]}"
+        )
+    return float(json.loads(done.stdout.splitlines()[-1])["peak_extra_mb"])
+
+
+def _give_back_freed_memory() -> None:
+    # Memory that was freed but not returned would be used again by the call without being seen.
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
+def _resident() -> int:
+    """Bytes resident now; the recorded peak is reset to it where the system can do that."""
+    try:
+        CLEAR.write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return _peak()
+
+
+def _peak() -> int:
+    try:
+        return _status("VmHWM")
+    except OSError:
+        import resource
+
+        # Kilobytes on Linux, bytes on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status(field: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {field}")
+
+
+def _main(name: str, threads: int) -> None:
+    from regard.bench.case import Duel
+    from regard.bench.cases import select
+
+    torch.set_num_threads(threads)
+    (case,) = select([name])
+    duel = case.build()
+    if not isinstance(duel, Duel):
+        raise ValueError(f"{name}: has no subject to measure")
+    given = duel.subject.prepare()
+    print(json.dumps({"case": name, "peak_extra_mb": peak_extra(lambda: duel.subject.call(given))}))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,152 @@
+"""Run cases: compare, then time, then measure memory; a case that fails does not stop the others."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from regard import __version__
+from regard.bench.case import Case, Disagreement, Measured, Solo
+from regard.bench.cases import select
+from regard.bench.machine import Machine, describe
+from regard.bench.memory import peak_extra_of_case
+from regard.bench.progress import Progress
+from regard.bench.timing import Spread, differences, interleave, ratios
+
+__all__ = ["Report", "measure", "run"]
+
+QUICK_REPEATS = 3
+SOLO_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run.
+
+    Args:
+        machine: where.
+        date: when it began, UTC, ISO 8601.
+        version: of regard.
+        quick: whether it was an impression and no record.
+        repeats: samples asked for; None where each case chose.
+        results: in the order of the table.
+    """
+
+    machine: Machine
+    date: str
+    version: str
+    quick: bool
+    repeats: int | None
+    results: tuple[Measured, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether every bar is met and no case failed."""
+        return all(result.verdict in ("met", "no bar") for result in self.results)
+
+
+def run(
+    only: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    repeats: int | None = None,
+    threads: int | None = None,
+    json: Path | None = None,
+) -> Report:
+    """Run the benchmark on this machine; what ``regard bench`` does before it prints the table.
+
+    Args:
+        only: names of cases or groups; all if empty.
+        quick: three samples of each subject, where ``repeats`` does not say otherwise.
+        repeats: samples of each subject; as many as fit in some ten seconds a case if None.
+        threads: that torch may use; unchanged if None.
+        json: also write the report to this file.
+
+    Returns:
+        The :class:`Report`.
+
+    Raises:
+        ValueError: for a name that does not exist, or numbers below 1.
+        FileNotFoundError: when the folder of ``json`` does not exist; before anything is timed.
+    """
+    cases = select(only)
+    for name, number in (("--repeats", repeats), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}: got {number}; expected at least 1")
+    if json is not None and not json.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json: the folder {json.absolute().parent} does not exist")
+    if repeats is None and quick:
+        repeats = QUICK_REPEATS
+    with _threads(threads), Progress(len(cases)) as progress:
+        progress.stage("the machine's matrix-product peak")
+        machine = describe()
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        results = tuple(measure(case, repeats=repeats, machine=machine, progress=progress) for case in cases)
+    report = Report(machine, date, __version__, quick, repeats, results)
+    if json is not None:
+        from regard.bench.report import to_json
+
+        json.write_text(to_json(report))
+    return report
+
+
+def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Progress) -> Measured:
+    """Everything about one case. A result that is wrong is not timed, and any error becomes a failed result."""
+    progress.begin(case.name)
+    try:
+        progress.stage("making the inputs")
+        contest = case.build()
+        if isinstance(contest, Solo):
+            return _solo(case, contest, repeats or SOLO_REPEATS, progress)
+        progress.stage("comparing the results")
+        checked = contest.check()
+        progress.stage("timing")
+        samples = interleave((contest.subject, contest.peer), repeats=repeats, progress=progress.advance)
+        subject, peer = samples[contest.subject.name], samples[contest.peer.name]
+        peer_median = statistics.median(peer)
+        memory = None
+        if case.memory:
+            progress.stage("peak memory")
+            memory = peak_extra_of_case(case.name, threads=machine.threads)
+    except Disagreement as wrong:
+        return Measured(case, failed=f"wrong, so not timed: {wrong}")
+    except Exception as error:
+        return Measured(case, failed=f"{type(error).__name__}: {error}")
+    difference = differences(subject, peer)
+    return Measured(
+        case,
+        subject=(contest.subject.name, statistics.median(subject)),
+        peer=(contest.peer.name, peer_median),
+        ratio=ratios(subject, peer),
+        difference=Spread(*(1e6 * seconds for seconds in (difference.median, difference.low, difference.high))),
+        memory=memory,
+        samples=len(subject),
+        share_of_peak=contest.flops / peer_median / (machine.peak * 1e9) if contest.flops else None,
+        checked=checked,
+    )
+
+
+def _solo(case: Case, solo: Solo, repeats: int, progress: Progress) -> Measured:
+    progress.stage("timing")
+    seconds = []
+    for index in range(repeats):
+        seconds.append(solo.sample())
+        progress.advance(index + 1, repeats)
+    return Measured(case, subject=(solo.name, statistics.median(seconds)), samples=repeats)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,90 @@
+"""From a problem to tiles: rectangles of (queries x keys) in which there is work; what no query may read is in none.
+
+A first form: causal masks, masks of keys and intervals of keys per block of rows. A compiler for the whole algebra of masks
+replaces :func:`compile_tiles` and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from regard.engine.problem import Problem
+
+__all__ = ["Tile", "compile_tiles"]
+
+# With this few rows a triangle costs more in calls and merging than the mask of one block.
+FEW_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows [rows.start, rows.stop) x keys [keys.start, keys.stop), and what may be read of it.
+
+    kind is "full" (all of it), "causal" (row r of the tile reads its first r + 1 keys) or "partial" (ask the mask).
+    """
+
+    rows: slice
+    keys: slice
+    kind: str
+
+    @property
+    def entries(self) -> int:
+        """How many (query, key) pairs the tile computes."""
+        r, c = self.rows.stop - self.rows.start, self.keys.stop - self.keys.start
+        if self.kind != "causal":
+            return r * c
+        corner = min(r, c)
+        return corner * (corner + 1) // 2 + max(0, r - c) * c
+
+
+def direct_bias(problem: Problem) -> bool:
+    """Whether the bias can be given to the fused op as it is: its dtype fits, and no row of it can empty a row."""
+    bias = problem.bias
+    if bias is None:
+        return True
+    if problem.options.valid is not None or bias.dtype not in (problem.q.dtype, torch.float32):
+        return False
+    if bias.dtype == torch.float32 and problem.q.dtype == torch.float64:
+        return False
+    return bias.numel() == 0 or bool(bias.detach().amin() > -torch.inf)
+
+
+def compile_tiles(problem: Problem) -> tuple[Tile, ...]:
+    """The tiles of a problem; several tiles of one row are merged by their lse."""
+    _, _, query_len, key_len = problem.dims
+    if query_len == 0 or key_len == 0:
+        return ()
+    causal = problem.options.causal
+    if problem.options.rest is not None or not direct_bias(problem):
+        return tuple(Tile(rows, keys, "partial") for rows, keys in problem.row_blocks(elements=_mask_elements(problem)))
+    if causal is None or causal >= key_len - 1:
+        return (Tile(slice(0, query_len), slice(0, key_len), "full"),)
+    start = max(0, -causal)  # the rows before see no key
+    if start >= query_len:
+        return ()
+    rows, past = slice(start, query_len), max(0, causal)
+    triangle = Tile(rows, slice(past, min(key_len, past + query_len - start)), "causal")
+    if past == 0:
+        return (triangle,)
+    if query_len == 1:
+        return (Tile(rows, slice(0, past + 1), "full"),)
+    if query_len <= FEW_ROWS:
+        return (Tile(rows, slice(0, triangle.keys.stop), "partial"),)
+    return Tile(rows, slice(0, past), "full"), triangle
+
+
+def _mask_elements(problem: Problem) -> int:
+    """How many scores a block may have so that its mask, often one for all heads and batches, stays small."""
+    b, h, _, _ = problem.dims
+    shared = 1
+    rest, bias = problem.options.rest, problem.bias
+    if rest is not None:
+        probe = rest.block(slice(0, 1), slice(0, 1))
+        shared = max(shared, probe.shape[0] * probe.shape[1])
+    if bias is not None:
+        shared = max(shared, bias.shape[0] * bias.shape[1])
+    if problem.options.valid is not None:
+        shared = max(shared, problem.options.valid.shape[0] * problem.options.valid.shape[1])
+    return (1 << 22) * (b * h) // shared

@@ -1,0 +1,132 @@
+"""attention(): validate, plan, run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from regard import reference, validation
+from regard.engine.autograd import attend
+from regard.engine.plan import make_plan
+from regard.engine.problem import Options, Problem
+from regard.masks.algebra import Mask, Sizes
+from regard.masks.lowering import lower
+from regard.masks.rules import Dense
+from regard.weights import AttentionWeights, Layout
+
+__all__ = ["attention"]
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask | Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout: float = 0.0,
+    impl: str = "auto",
+) -> tuple[Tensor, AttentionWeights]:
+    """Attention and its weights: the output at the speed of a fused kernel, the weights as an operator that is never stored.
+
+    ``softmax(mask(cap(scale * query @ key.mT) + bias)) @ value`` where ``cap(x) = softcap * tanh(x / softcap)``.
+
+    >>> import torch, regard
+    >>> q = k = v = torch.eye(2)
+    >>> output, weights = regard.attention(q, k, v, regard.masks.causal(), scale=1.0)
+    >>> output
+    tensor([[1.0000, 0.0000],
+            [0.2689, 0.7311]])
+    >>> weights.entropy()
+    tensor([0.0000, 0.5822])
+
+    Letters: B batch, H query heads, Hkv key/value heads, L queries, S keys, D key width, Dv value width. The mask is
+    True = may attend. Causal masks are aligned so that the last query sees every key. A row that may read no key has
+    output 0, weights 0, lse -inf and passes gradients of 0. Keys that nobody may read may hold anything, NaN included.
+
+    Args:
+        query: (..., H, L, D), or (N, L, D) or (L, D) without heads; float16, bfloat16, float32 or float64.
+        key: (..., Hkv, S, D); H is a multiple of Hkv, and query head h reads key/value head ``h // (H // Hkv)``.
+        value: (..., Hkv, S, Dv).
+        mask: a :class:`regard.masks.Mask` or a boolean tensor that broadcasts to (..., H, L, S).
+        bias: added to the scores after the cap; broadcasts to (..., H, L, S).
+        scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
+        softcap: the cap, positive, in units of a score.
+        sinks: (H,) logits that join the denominator alone; rows then sum to less than 1.
+        dropout: the probability of dropping a weight, in [0, 1]; the rest is scaled by ``1 / (1 - dropout)``. ``weights`` are
+            those before dropout.
+        impl: "auto" (fused where there is a fused op, blocks of rows where there is none: O(L) memory either way), "fused"
+            (an error where there is none) or "reference" (the definition, with its L x S matrix; differentiable twice).
+
+    Returns:
+        The output (..., H, L, Dv) in query's dtype, and the :class:`regard.AttentionWeights` (..., H, L, S).
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype: integer query, float mask, mixed dtypes.
+        ValueError: sizes, devices or numbers that do not fit; impl="fused" without a fused op.
+
+    References:
+        Vaswani et al., Attention Is All You Need, 2017 (equation 1); Dao et al., FlashAttention, 2022 (the kernel's form);
+        Gemma Team, Gemma 2, 2024 (softcap); Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023.
+    """
+    validation.check_tensors(query, key, value)
+    validation.check_impl(impl)
+    if scale is not None or softcap is not None or dropout != 0.0:
+        validation.check_number(scale, "scale")
+        validation.check_number(softcap, "softcap", positive=True)
+        validation.check_dropout(dropout)
+    layout = Layout.of(query)
+    q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, L, D), (B, Hkv, S, D), (B, Hkv, S, Dv)
+    options = Options(1 / math.sqrt(q.shape[-1]) if scale is None else float(scale), softcap, dropout=float(dropout))
+    bound = None
+    if mask is not None or bias is not None or sinks is not None:
+        sizes = Sizes(layout.batch_shape, q.shape[1], q.shape[2], k.shape[2], query.device, layout.headless)
+        bound = as_mask(mask).bind(sizes) if mask is not None else None
+        options = Options(options.scale, softcap, dropout=options.dropout, **lower(bound, sizes))
+        if bias is not None:
+            bias = layout.fold_bias(validation.check_bias(bias, sizes, query.dtype))
+        if sinks is not None:
+            validation.check_sinks(sinks, q.shape[1], query)
+    problem = Problem(q, k, bias, sinks, options)
+    plan = make_plan(problem, v, impl)
+    if plan.kernel == "reference":
+        out, lse = _by_definition(problem, v)
+    else:
+        # The seed is drawn from the default generator, so that torch.manual_seed decides the dropout of a run.
+        seed = int(torch.randint(1 << 62, ()).item()) if dropout > 0 else 0
+        out, lse = attend(problem, v, plan, seed)
+    return layout.unfold(out), AttentionWeights(problem, lse, layout, bound, plan)
+
+
+def as_mask(mask: Mask | Tensor) -> Mask:
+    """A mask from what a user passed: a Mask as it is, a boolean tensor as a dense one."""
+    if isinstance(mask, Mask):
+        return mask
+    validation.check_boolean_mask(mask)
+    return Dense(mask)
+
+
+def _by_definition(problem: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
+    """:mod:`regard.reference` on a problem, accumulating half precision in float32."""
+    o, wide = problem.options, torch.promote_types(v.dtype, torch.float32)
+    _, _, query_len, key_len = problem.dims
+    allowed = problem.allowed(slice(0, query_len), slice(0, key_len))
+    out = reference.attention(
+        problem.q.to(wide),
+        problem.k.to(wide),
+        v.to(wide),
+        allowed,
+        bias=problem.bias,
+        scale=o.scale,
+        softcap=o.softcap,
+        sinks=problem.sinks,
+        dropout=o.dropout,
+    )
+    return out.output.to(v.dtype), out.lse
+
+

@@ -1,0 +1,173 @@
+"""Every error message of the layers, in one place: the argument, what came, what was expected, the likely fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.masks.algebra import Mask
+
+__all__: list[str] = []
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_size(value: int, name: str) -> int:
+    """A width, a length or a number of heads: an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def check_heads(num_heads: int, num_kv_heads: int, **totals: int) -> None:
+    """Widths over all heads divide among the heads, and the heads among those of key and value."""
+    for name, total in totals.items():
+        if total % num_heads:
+            below = total // num_heads * num_heads
+            near = f"{below} or {below + num_heads}" if below else f"{num_heads}"
+            raise ValueError(
+                f"{name} must be a multiple of num_heads={num_heads}, got {total}; "
+                f"{name} is the total over all heads, the nearest that fits is {near}"
+            )
+    if num_heads % num_kv_heads:
+        raise ValueError(
+            f"num_heads must be a multiple of num_kv_heads, got num_heads={num_heads} and num_kv_heads={num_kv_heads}; "
+            "each key/value head serves the same number of query heads"
+        )
+
+
+def check_base(base: float) -> float:
+    """The base of the wavelengths is a finite number above 0."""
+    if isinstance(base, bool) or not isinstance(base, int | float):
+        raise TypeError(f"base must be a number, got {type(base).__name__}")
+    if not 0 < base < float("inf"):
+        raise ValueError(f"base must be a positive finite number, got {base}; the paper's is 10000")
+    return float(base)
+
+
+def check_input(given: Any, width: int, name: str, width_name: str, weight: Tensor) -> None:
+    """A tensor (..., L, width) that ``weight`` can multiply."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
+    if given.dim() < 2:
+        raise ValueError(
+            f"{name} must have at least 2 axes, (..., length, {width_name}), got shape {tuple(given.shape)}"
+        )
+    if given.shape[-1] != width:
+        swapped = "; batch and length come before the width" if width in given.shape[:-1] else ""
+        raise ValueError(
+            f"{name} must have the width {width_name}={width} in its last axis, got {tuple(given.shape)}{swapped}"
+        )
+    if given.device != weight.device:
+        raise ValueError(
+            f"{name} must be on the layer's device {weight.device}, got {given.device}; move one with .to(...)"
+        )
+    if given.dtype != weight.dtype and not torch.is_autocast_enabled(given.device.type):
+        raise TypeError(
+            f"{name} must have the layer's dtype {_name(weight.dtype)}, got {_name(given.dtype)}; "
+            f"convert it with .to({weight.dtype}), or the layer with layer.to({given.dtype})"
+        )
+
+
+def axes(x: Any) -> int:
+    """How many axes x has."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    return x.dim()
+
+
+def check_embeddings(x: Any, d_model: int, device: torch.device) -> None:
+    """Floating-point embeddings (..., L, d_model)."""
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        got = _name(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating-point tensor of embeddings, got {got}")
+    if x.dim() < 2 or x.shape[-1] != d_model:
+        raise ValueError(f"x must have shape (..., L, d_model) with d_model={d_model}, got {tuple(x.shape)}")
+    if x.device != device:
+        raise ValueError(f"x must be on the module's device {device}, got {x.device}; move one with .to(...)")
+
+
+def check_d_context(d_context: Any) -> tuple[int, int] | None:
+    """The widths of what keys and values are made of, as a pair."""
+    if d_context is None:
+        return None
+    pair = d_context if isinstance(d_context, tuple | list) else (d_context, d_context)
+    if len(pair) != 2:
+        raise ValueError(f"d_context must be a width or (key width, value width), got {len(pair)} widths")
+    return check_size(pair[0], "d_context"), check_size(pair[1], "d_context")
+
+
+def check_context(
+    context: Any, x: Tensor, widths: tuple[int, int], width_name: str, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The pair (key_input, value_input) of what a user passed as context; their widths, batch axes and lengths fit."""
+    if context is None:
+        raise ValueError(
+            f"context must be given: this layer reads a context, d_context={widths}, and cannot attend to x itself"
+        )
+    pair = isinstance(context, tuple | list)
+    if pair and len(context) != 2:
+        raise ValueError(f"context must be a tensor or a pair (key_input, value_input), got {len(context)} of them")
+    if not pair and widths[0] != widths[1]:
+        raise ValueError(
+            f"context must be a pair (key_input, value_input): this layer's differ in width, d_context={widths}"
+        )
+    inputs = (context[0], context[1]) if pair else (context, context)
+    for t, width, name in zip(
+        inputs, widths, ("context[0]", "context[1]") if pair else ("context", "context"), strict=True
+    ):
+        check_input(t, width, name, width_name, weight)
+        if t.shape[:-2] != x.shape[:-2]:
+            raise ValueError(
+                f"{name} must have the batch axes of x, {tuple(x.shape[:-2])}, got shape {tuple(t.shape)}; "
+                f"one for all is {name}.expand(...)"
+            )
+    if inputs[0].shape[-2] != inputs[1].shape[-2]:
+        lengths = f"{inputs[0].shape[-2]} and {inputs[1].shape[-2]}"
+        raise ValueError(f"context[0] and context[1] must have the same length S (axis -2), got {lengths}")
+    return inputs
+
+
+def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_len: int) -> None:
+    """A mask tensor made for a layer without an axis of heads gets an error that says which axis is missing."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or x.dim() != 3:
+        return
+    batch, query_len, shape = x.shape[0], x.shape[1], tuple(mask.shape)
+    full = (batch, num_heads, query_len, key_len)
+    wanted = f"mask (True = may attend) must broadcast to (B, H, L, S) = {full}, got {shape}"
+    if mask.dim() == 3 and shape[0] not in (1, num_heads) and shape[0] == batch:
+        raise ValueError(f"{wanted}; one mask a sequence needs an axis for the heads: mask[:, None]")
+    if shape == (batch, key_len) and batch not in (1, query_len):
+        raise ValueError(f"{wanted}; keys that hold something are masks.padding(mask)")
+
+
+def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int, ...]) -> None:
+    """Positions [offset, offset + length) are rows of the table."""
+    if isinstance(offset, Tensor):
+        if offset.dtype.is_floating_point or offset.dtype.is_complex or offset.dtype == torch.bool:
+            raise TypeError(
+                f"offset must be an integer or an integer tensor, got {str(offset.dtype).removeprefix('torch.')}"
+            )
+        if offset.dim() and tuple(offset.shape) != batch_shape:
+            raise ValueError(
+                f"offset must be an integer, or one for each sequence of x: expected shape {batch_shape}, "
+                f"got {tuple(offset.shape)}"
+            )
+        low, high = (int(offset.min()), int(offset.max())) if offset.numel() else (0, 0)
+    elif isinstance(offset, bool) or not isinstance(offset, int):
+        raise TypeError(f"offset must be an integer or an integer tensor, got {type(offset).__name__}")
+    else:
+        low = high = offset
+    if low < 0:
+        raise ValueError(f"offset must be at least 0, got {low}")
+    if high + length > max_len:
+        raise ValueError(
+            f"positions up to offset + L = {high} + {length} = {high + length} are past the limit max_len={max_len}; "
+            f"make the table longer: PositionalEncoding(d_model, max_len={high + length})"
+        )

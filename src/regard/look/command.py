@@ -1,0 +1,246 @@
+"""What `regard look` does: a text through a model, a table, where to look, a page and figures."""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from regard.look import terminal
+from regard.look.assemble import document
+from regard.look.data import page_data
+from regard.look.extras import extra
+from regard.look.files import write_atomically
+from regard.look.guide import best
+from regard.look.heads import HeadTable, head_table
+from regard.look.sources import Source, read_source
+from regard.look.wording import one_line
+
+if TYPE_CHECKING:
+    from regard import AttentionWeights
+    from regard.demo import Decoder, Tokenizer
+
+#: A text of more characters is not tokenised to its end only to count its tokens.
+COUNTED_CHARACTERS = 2_000_000
+
+#: At most so many heads are printed; the page shows them all.
+PRINTED_HEADS = 48
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look gave: the scores and the files written."""
+
+    table: HeadTable
+    page: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text as a model takes it."""
+
+    ids: list[int]
+    tokens: list[str]
+    notes: list[str]
+
+
+def run(
+    *,
+    text: str | None = None,
+    string: str | None = None,
+    model: str = "demo",
+    out: str | os.PathLike[str] = "regard-look",
+    layer: int | None = None,
+    head: int | None = None,
+    max_tokens: int | None = None,
+    no_figures: bool = False,
+    open: bool = False,  # noqa: A002 (the option's name)
+) -> Looked:
+    """Shows what the heads of a model attend to in a text; everything is checked before anything is written.
+
+    Args:
+        text: the path of a text file, "-" for standard input; without it and string, a file of the standard library.
+        string: the text itself.
+        model: "demo", or a folder that the demo's training wrote.
+        out: the folder for the page and the figures.
+        layer: the layer to draw, from 0; without it the most telling one.
+        head: the head to draw, from 0; without it the most telling one.
+        max_tokens: read at most so many tokens.
+        no_figures: write the page alone.
+        open: show the page in a browser.
+
+    Returns:
+        The scores and the paths.
+
+    Raises:
+        ValueError: if the text, the model, the layer, the head, max_tokens or out cannot be used; the message says why.
+        ImportError: if an extra is missing.
+    """
+    source = read_source(text, string)
+    folder = _usable_folder(Path(out))
+    console = extra("rich.console").Console()
+    decoder, tokenizer = _load(model)
+    _check_choice("layer", layer, decoder.config.num_layers)
+    _check_choice("head", head, decoder.config.num_heads)
+    reading = _read(source, tokenizer, decoder.context, max_tokens)
+    title = f"{'The demo model' if model == 'demo' else one_line(model)} reads {one_line(_short_name(text, string))}"
+    with _progress() as step:
+        weights = _attend(decoder, reading.ids)
+        table = head_table(weights, token_ids=reading.ids, tokens=reading.tokens, progress=step("scores of the heads"))
+        chosen = _choose(table, layer, head)
+        data = page_data(
+            weights,
+            table,
+            title=title,
+            source=source.name,
+            notes=reading.notes,
+            selected=chosen,
+            progress=step("maps for the page"),
+        )
+        files = {"page.html": document(data).encode("ascii")}
+        if not no_figures:
+            files |= _figures(decoder, weights, reading.tokens, chosen, step("figures"))
+    paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
+    looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
+    _report(console, source, reading, looked)
+    if open:
+        webbrowser.open(looked.page.resolve().as_uri())
+    return looked
+
+
+def _load(model: str) -> tuple[Decoder, Tokenizer]:
+    from regard import demo
+
+    if model == "demo":
+        return demo.load()
+    if not Path(model).is_dir():
+        raise ValueError(
+            f"model is {model!r}; expected 'demo', the model that comes with regard, or a folder with one "
+            "(python -m regard.demo.train makes them)"
+        )
+    try:
+        return demo.load(model)
+    except FileNotFoundError as error:
+        raise ValueError(f"model is {model!r}, a folder without a model in it: {error}") from error
+
+
+def _check_choice(name: str, value: int | None, count: int) -> None:
+    if value is not None and not 0 <= value < count:
+        raise ValueError(f"{name} is {value}, but the model has {count}; expected 0 to {count - 1}")
+
+
+def _usable_folder(folder: Path) -> Path:
+    """The folder to write to, checked as far as it can be without making it."""
+    standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    named = one_line(str(folder))
+    if not standing.is_dir():
+        raise ValueError(
+            f"out is {named}, and {one_line(str(standing))} is a file; expected a folder, there or to be made"
+        )
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"out is {named}, and {one_line(str(standing))} may not be written to; expected a folder of yours"
+        )
+    return folder
+
+
+def _read(source: Source, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> _Reading:
+    """The tokens that the model takes, and what was left out in words."""
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+    limit = context if max_tokens is None else min(max_tokens, context)
+    text = source.text[:COUNTED_CHARACTERS]
+    ids = tokenizer.encode(text)
+    used, notes = ids[:limit], []
+    if len(text) < len(source.text):
+        notes.append(f"first {len(used):,} tokens of {len(source.text):,} characters")
+    elif len(used) < len(ids):
+        notes.append(f"first {len(used):,} of {len(ids):,} tokens")
+    if notes and limit == context:
+        notes[0] += f" (the model takes {context:,})"
+    return _Reading(used, tokenizer.pieces(used), notes)
+
+
+@torch.no_grad()
+def _attend(decoder: Decoder, ids: list[int]) -> list[AttentionWeights]:
+    _, weights = decoder(torch.tensor([ids]), need_weights=True)
+    return list(weights)
+
+
+def _choose(table: HeadTable, layer: int | None, head: int | None) -> tuple[int, int]:
+    """The head to draw: as asked for, and the most telling one among those that are left."""
+    heads = [scores for scores in table.heads if layer in (None, scores.layer) and head in (None, scores.head)]
+    first = best(HeadTable(tuple(heads), None, (), ()))
+    return first.layer, first.head
+
+
+def _figures(
+    decoder: Decoder, weights: list[AttentionWeights], tokens: list[str], chosen: tuple[int, int], step: Progress
+) -> dict[str, bytes]:
+    """The figures as the bytes of their files."""
+    from regard.look import canvas, figures
+
+    layer, head = chosen
+    name = f"layer {layer}, head {head}"
+    draw = {
+        f"layer-{layer}-head-{head}.png": lambda: figures.head(weights[layer], which=head, tokens=tokens, title=name),
+        f"layer-{layer}.png": lambda: figures.layer(weights[layer], title=f"layer {layer}"),
+        f"layer-{layer}-profiles.png": lambda: figures.profiles(weights[layer]),
+        "positions.png": lambda: figures.positional_encoding(decoder.positions.get_encoding()[: len(tokens)]),
+    }
+    files = {}
+    for number, (file, figure) in enumerate(draw.items(), 1):
+        files[file] = canvas.rendered(figure(), "png")
+        step(number, len(draw))
+    return files
+
+
+def _report(console: Any, source: Source, reading: _Reading, looked: Looked) -> None:
+    """Prints the table, where to look, and what was written."""
+
+    def say(line: str, style: str | None = None) -> None:
+        shown = line.encode(console.encoding, "replace").decode(console.encoding)
+        # A pipe gets whole lines; a terminal has them broken between words.
+        console.print(shown, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+    say(f"Text: {source.name}, {reading.notes[0] if reading.notes else f'{len(reading.ids):,} tokens'}")
+    console.print(terminal.table(looked.table, limit=PRINTED_HEADS))
+    say("Where to look", "bold")
+    for sentence in looked.table.where_to_look():
+        say(f"- {sentence}")
+    say("")
+    say("Written", "bold")
+    for path in (looked.page, *looked.figures):
+        say(f"- {one_line(str(path))}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Progress]]:
+    """Bars on standard error while the work takes time; nothing where that is not a terminal."""
+    progress, console = extra("rich.progress"), extra("rich.console").Console(stderr=True)
+    with progress.Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def step(what: str) -> Progress:
+            task = bars.add_task(what, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield step
+
+
+def _short_name(text: str | None, string: str | None) -> str:
+    if string is not None:
+        return "a string"
+    if text is None:
+        from regard.look.sources import DEFAULT_MODULE
+
+        return f"{DEFAULT_MODULE}.py"
+    return "standard input" if text == "-" else Path(text).name

@@ -1,0 +1,73 @@
+"""Numbers as few bytes: weights on a logarithmic scale in 8 bits, margins on a linear one in 16."""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+from regard.look.extras import extra
+
+#: Codes of a weight: 0 is forbidden, 1 is FLOOR or less, 255 is 1, and equal steps of code are equal ratios of weight.
+FORBIDDEN = 0
+FLOOR = 1e-5
+LEAST, MOST = 1, 255
+
+#: The code that a margin's or a share's highest value has.
+FULL = 65535
+
+
+def weight_codes(values: Tensor, allowed: Tensor) -> Tensor:
+    """Weights as codes, each within 2.3 % of its weight.
+
+    code = 1 + 254 * log(weight / FLOOR) / log(1 / FLOOR)
+
+    Example:
+        >>> import torch
+        >>> from regard.look.encode import weight_codes
+        >>> weight_codes(torch.tensor([0.0, 1e-5, 1.0, 0.0]), torch.tensor([True, True, True, False])).tolist()
+        [1, 1, 255, 0]
+
+    Args:
+        values: weights of any shape, 0 to 1.
+        allowed: booleans of the same shape.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    steps = (values.clamp(FLOOR, 1.0) / FLOOR).log() * ((MOST - LEAST) / math.log(1 / FLOOR))
+    return (LEAST + steps.round()).masked_fill(~allowed, FORBIDDEN).to(torch.uint8)
+
+
+def linear_codes(values: Tensor, highest: float) -> Tensor:
+    """Values from 0 to the highest as 16-bit codes, 0 to FULL; int32, because torch's uint16 has few operations.
+
+    Args:
+        values: of any shape; what is not finite counts as 0.
+        highest: the value of the code FULL.
+
+    Returns:
+        int32 of the same shape.
+    """
+    share = values.nan_to_num(0.0, 0.0, 0.0).double() / (highest if highest > 0 else 1.0)
+    return (share.clamp(0.0, 1.0) * FULL).round().to(torch.int32)
+
+
+def words(codes: Tensor) -> bytes:
+    """16-bit codes as little-endian bytes."""
+    array: bytes = codes.numpy().astype(extra("numpy").dtype("<u2")).tobytes()
+    return array
+
+
+def octets(codes: Tensor) -> bytes:
+    """8-bit codes as bytes."""
+    array: bytes = codes.contiguous().numpy().tobytes()
+    return array
+
+
+def packed(content: bytes) -> str:
+    """Bytes as text: deflated, then in base64."""
+    return base64.b64encode(zlib.compress(content, 6)).decode("ascii")

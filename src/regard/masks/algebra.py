@@ -1,0 +1,250 @@
+"""What a mask is, and how masks compose: ``&``, ``|`` and ``~``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard import validation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["And", "Mask", "Not", "Or", "Sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that a mask is asked for: batch_shape (...), heads H, query_len L, key_len S, and the device."""
+
+    batch_shape: tuple[int, ...]
+    heads: int
+    query_len: int
+    key_len: int
+    device: torch.device = torch.device("cpu")
+    headless: bool = False
+
+    @property
+    def batch(self) -> int:
+        return int(torch.Size(self.batch_shape).numel())
+
+    @property
+    def shift(self) -> int:
+        """The position of query 0 among the keys: S - L."""
+        return self.key_len - self.query_len
+
+
+class Mask(ABC):
+    """Which keys each query may read; True = may attend. Compose with ``&``, ``|`` and ``~``.
+
+    >>> from regard import masks
+    >>> print((masks.causal() & masks.window(2)).picture(4))
+    ■···
+    ■■··
+    ·■■·
+    ··■■
+    """
+
+    @abstractmethod
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
+        """Whether query ``q`` of batch ``b``, head ``h`` may read key ``kv``: integer tensors that broadcast, to boolean."""
+
+    def bind(self, sizes: Sizes) -> Mask:
+        """This mask checked against ``sizes``, its tensors 4-dimensional where they are indexed by batch and head."""
+        return self
+
+    def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
+        """An interval of keys that holds all that the queries [start, stop) may read; it may be wider than needed."""
+        return 0, sizes.key_len
+
+    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
+        """The rectangle rows x keys of the mask, boolean, (B or 1, H or 1, rows, keys)."""
+        dims = [torch.arange(n, device=sizes.device) for n in (sizes.batch, sizes.heads)]
+        q = torch.arange(rows.start, rows.stop, device=sizes.device)
+        kv = torch.arange(keys.start, keys.stop, device=sizes.device)
+        b, h = dims[0].view(-1, 1, 1, 1), dims[1].view(1, -1, 1, 1)  # (B, 1, 1, 1), (1, H, 1, 1)
+        out = self.allowed(b, h, q.view(1, 1, -1, 1), kv.view(1, 1, 1, -1), sizes)  # broadcasts to (B, H, rows, keys)
+        validation.check_mask_result(out)
+        # A rule that ignores the batch or the head leaves these axes at 1; one that ignores a position is widened to it.
+        out = out.view((1,) * (4 - out.dim()) + tuple(out.shape))
+        return out.expand(out.shape[0], out.shape[1], len(q), len(kv))
+
+    def __and__(self, other: Mask) -> Mask:
+        return And(self, _operand(other, "&"))
+
+    def __or__(self, other: Mask) -> Mask:
+        return Or(self, _operand(other, "|"))
+
+    def __invert__(self) -> Mask:
+        return Not(self)
+
+    def to_dense(
+        self,
+        query_len: int,
+        key_len: int | None = None,
+        *,
+        batch: int = 1,
+        num_heads: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """The whole mask as a boolean tensor, (L, S), or (B or 1, H or 1, L, S) if it depends on the batch or the head.
+
+        >>> from regard import masks
+        >>> masks.causal().to_dense(2, 3)
+        tensor([[ True,  True, False],
+                [ True,  True,  True]])
+        """
+        key_len = query_len if key_len is None else key_len
+        validation.check_lengths(query_len, key_len)
+        sizes = Sizes((self._batch(batch),), self._heads(num_heads), query_len, key_len, torch.device(device))
+        out = self.bind(sizes).block(slice(0, query_len), slice(0, key_len), sizes).contiguous()
+        return out[0, 0] if out.shape[:2] == (1, 1) else out
+
+    def to_block_mask(
+        self,
+        query_len: int,
+        key_len: int | None = None,
+        *,
+        batch: int | None = None,
+        num_heads: int | None = None,
+        device: torch.device | str = "cpu",
+        block_size: int = 128,
+    ) -> Any:
+        """This mask as FlexAttention's BlockMask, of the same polarity and alignment."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        key_len = query_len if key_len is None else key_len
+        validation.check_lengths(query_len, key_len)
+        sizes = Sizes((batch or self._batch(1),), num_heads or self._heads(1), query_len, key_len, torch.device(device))
+        bound = self.bind(sizes)
+
+        def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+            return bound.allowed(b, h, q, kv, sizes)
+
+        depends_on_batch, depends_on_heads = self._batch(0) or batch, self._heads(0) or num_heads
+        return create_block_mask(
+            mask_mod, depends_on_batch, depends_on_heads, query_len, key_len, device=str(device), BLOCK_SIZE=block_size
+        )
+
+    def picture(self, query_len: int, key_len: int | None = None, *, width: int = 64) -> str:
+        """The mask drawn in characters, queries down and keys across: ■ may attend, · may not, ▒ a cell with some of both."""
+        full = self.to_dense(query_len, key_len)
+        while full.dim() > 2:
+            full = full[0]
+        rows, cols = min(full.shape[0], max(1, width // 2)), min(full.shape[1], width)
+        if full.shape[1] <= width:
+            rows = full.shape[0] if full.shape[0] <= width else rows
+        edges = [[i * n // m for i in range(m + 1)] for n, m in ((full.shape[0], rows), (full.shape[1], cols))]
+        lines = []
+        for r in range(rows):
+            band_ = full[edges[0][r] : edges[0][r + 1]].double().mean(0)  # (S,)
+            cells = [float(band_[edges[1][c] : edges[1][c + 1]].mean()) for c in range(cols)]
+            lines.append("".join("■" if x == 1 else "·" if x == 0 else "▒" for x in cells))
+        return "\n".join(lines)
+
+    def plot(self, query_len: int, key_len: int | None = None, *, ax: Axes | None = None) -> Figure:
+        """The mask drawn as a matplotlib figure, on ``ax`` if one is given."""
+        from regard.look import figures
+
+        return figures.mask(self, query_len, query_len if key_len is None else key_len, ax=ax)
+
+    def _batch(self, default: int) -> int:
+        """The batch size this mask was made for, or ``default``."""
+        return default
+
+    def _heads(self, default: int) -> int:
+        """The number of heads this mask was made for, or ``default``."""
+        return default
+
+
+@dataclass(frozen=True)
+class And(Mask):
+    left: Mask
+    right: Mask
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
+        return self.left.allowed(b, h, q, kv, sizes) & self.right.allowed(b, h, q, kv, sizes)
+
+    def bind(self, sizes: Sizes) -> Mask:
+        return And(self.left.bind(sizes), self.right.bind(sizes))
+
+    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
+        return self.left.block(rows, keys, sizes) & self.right.block(rows, keys, sizes)
+
+    def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
+        (a, b), (c, d) = self.left.key_range(start, stop, sizes), self.right.key_range(start, stop, sizes)
+        return max(a, c), max(max(a, c), min(b, d))
+
+    def __repr__(self) -> str:
+        return " & ".join(f"({m!r})" if isinstance(m, Or) else repr(m) for m in (self.left, self.right))
+
+    def _batch(self, default: int) -> int:
+        return max(self.left._batch(default), self.right._batch(default))
+
+    def _heads(self, default: int) -> int:
+        return max(self.left._heads(default), self.right._heads(default))
+
+
+@dataclass(frozen=True)
+class Or(Mask):
+    left: Mask
+    right: Mask
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
+        return self.left.allowed(b, h, q, kv, sizes) | self.right.allowed(b, h, q, kv, sizes)
+
+    def bind(self, sizes: Sizes) -> Mask:
+        return Or(self.left.bind(sizes), self.right.bind(sizes))
+
+    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
+        return self.left.block(rows, keys, sizes) | self.right.block(rows, keys, sizes)
+
+    def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
+        (a, b), (c, d) = self.left.key_range(start, stop, sizes), self.right.key_range(start, stop, sizes)
+        if a >= b or c >= d:  # an empty side adds nothing
+            return (c, d) if a >= b else (a, b)
+        return min(a, c), max(b, d)
+
+    def __repr__(self) -> str:
+        return f"{self.left!r} | {self.right!r}"
+
+    def _batch(self, default: int) -> int:
+        return max(self.left._batch(default), self.right._batch(default))
+
+    def _heads(self, default: int) -> int:
+        return max(self.left._heads(default), self.right._heads(default))
+
+
+@dataclass(frozen=True)
+class Not(Mask):
+    inner: Mask
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
+        return ~self.inner.allowed(b, h, q, kv, sizes)
+
+    def bind(self, sizes: Sizes) -> Mask:
+        return Not(self.inner.bind(sizes))
+
+    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
+        return ~self.inner.block(rows, keys, sizes)
+
+    def __repr__(self) -> str:
+        return f"~({self.inner!r})" if isinstance(self.inner, And | Or) else f"~{self.inner!r}"
+
+    def _batch(self, default: int) -> int:
+        return self.inner._batch(default)
+
+    def _heads(self, default: int) -> int:
+        return self.inner._heads(default)
+
+
+def _operand(other: object, operator: str) -> Mask:
+    if isinstance(other, Mask):
+        return other
+    hint = "; wrap a boolean tensor in masks.dense(tensor)" if isinstance(other, Tensor) else ""
+    raise TypeError(f"mask {operator} other: other must be a regard Mask, got {type(other).__name__}{hint}")

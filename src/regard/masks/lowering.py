@@ -1,0 +1,57 @@
+"""A mask in the terms of the engine: a causal offset, a rule per key, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from torch import Tensor
+
+from regard.masks.algebra import And, Mask, Sizes
+from regard.masks.rules import Causal, Padding, Prefix
+
+__all__ = ["lower"]
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A bound mask and its sizes: what the engine asks blocks of."""
+
+    mask: Mask
+    sizes: Sizes
+
+    def block(self, rows: slice, keys: slice) -> Tensor:
+        return self.mask.block(rows, keys, self.sizes)
+
+    def at(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return self.mask.allowed(b, h, q, kv, self.sizes)
+
+    def key_range(self, start: int, stop: int) -> tuple[int, int]:
+        return self.mask.key_range(start, stop, self.sizes)
+
+
+def lower(mask: Mask | None, sizes: Sizes) -> dict[str, Any]:
+    """The factors of a bound mask by what the kernels can be told: ``causal`` int, ``valid`` (B|1, 1, 1, S), ``rest``."""
+    if mask is None:
+        return {}
+    out: dict[str, Any] = {}
+    rest: list[Mask] = []
+    for factor in _factors(mask):
+        if isinstance(factor, Causal):
+            offset = factor.resolved(sizes)
+            out["causal"] = min(out.get("causal", offset), offset)
+        elif isinstance(factor, Padding | Prefix):
+            valid = factor.block(slice(0, 1), slice(0, sizes.key_len), sizes) if sizes.query_len else None
+            if valid is None:
+                continue
+            out["valid"] = out["valid"] & valid if "valid" in out else valid
+        else:
+            rest.append(factor)
+    if rest:
+        out["rest"] = _View(reduce(And, rest), sizes)
+    return out
+
+
+def _factors(mask: Mask) -> list[Mask]:
+    return [*_factors(mask.left), *_factors(mask.right)] if isinstance(mask, And) else [mask]

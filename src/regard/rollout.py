@@ -1,0 +1,132 @@
+"""Attention rollout: what the layers together read, as an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regard.weights import AttentionWeights
+
+__all__ = ["Rollout", "rollout"]
+
+
+class Rollout:
+    """The product of the layers' weights, (..., L, L), never stored: ``rollout @ x``, ``rollout.mT @ y``, ``rollout[i]``."""
+
+    def __init__(self, weights: Sequence[AttentionWeights], residual: float) -> None:
+        self._weights = tuple(weights)
+        self._residual = residual
+        self._heads_axis = not weights[0]._layout.headless
+
+    @property
+    def shape(self) -> torch.Size:
+        last = self._weights[0].shape
+        return torch.Size((*(last[:-3] if self._heads_axis else last[:-2]), *last[-2:]))
+
+    @property
+    def mT(self) -> TransposedRollout:  # noqa: N802 (torch's name)
+        return TransposedRollout(self)
+
+    def _step(self, operator: object, x: Tensor) -> Tensor:
+        """One layer: ``residual * x + (1 - residual) * mean over heads of (A @ x)``, x (..., L, N)."""
+        per_head = x.unsqueeze(-3) if self._heads_axis else x  # (..., 1, L, N)
+        read: Tensor = operator @ per_head  # type: ignore[operator]  # (..., H, L, N)
+        read = read.mean(-3) if self._heads_axis else read  # (..., L, N)
+        return self._residual * x + (1 - self._residual) * read
+
+    def _start(self, x: Tensor) -> tuple[Tensor, bool]:
+        if not isinstance(x, Tensor) or x.dim() == 0 or x.shape[-1 if x.dim() == 1 else -2] != self.shape[-1]:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"rollout @ x: x must have {self.shape[-1]} rows (L, axis -2), got {got}")
+        vector = x.dim() == 1
+        x = x[:, None] if vector else x  # (L,) -> (L, 1)
+        return x.expand(*self.shape[:-2], *x.shape[-2:]), vector
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """``A_n @ (... @ (A_1 @ x))``: x (..., L, N) or (L,); one fused pass a layer."""
+        x, vector = self._start(x)
+        for weights in self._weights:
+            x = self._step(weights, x)
+        return x[..., 0] if vector else x
+
+    def __getitem__(self, query: int) -> Tensor:
+        """What query ``query`` reads of each input position, (..., L): one row."""
+        n = self.shape[-1]
+        if isinstance(query, bool) or not isinstance(query, int):
+            raise TypeError(f"rollout[query]: query must be an integer, got {type(query).__name__}")
+        if not -n <= query < n:
+            raise IndexError(f"rollout[query]: query {query} is out of range for L={n}; expected {-n}..{n - 1}")
+        one = torch.zeros(n, dtype=self._weights[0].lse.dtype, device=self._weights[0].device)
+        one[query] = 1
+        return self.mT @ one
+
+    def to_dense(self) -> Tensor:
+        """The whole product, (..., L, L): L x L memory."""
+        w = self._weights[0]
+        return self @ torch.eye(self.shape[-1], dtype=w.lse.dtype, device=w.device)
+
+    def __repr__(self) -> str:
+        return f"Rollout({' x '.join(map(str, self.shape))} over {len(self._weights)} layers, residual={self._residual})"
+
+
+class TransposedRollout:
+    """``rollout.mT``: what each input position gives to the queries."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._rollout.shape
+
+    def __matmul__(self, y: Tensor) -> Tensor:
+        y, vector = self._rollout._start(y)
+        for weights in reversed(self._rollout._weights):
+            y = self._rollout._step(weights.mT, y)
+        return y[..., 0] if vector else y
+
+
+def rollout(weights: Sequence[AttentionWeights], *, residual: float = 0.5) -> Rollout:
+    """Attention rollout through the layers, as an operator that is never stored.
+
+    ``R = B_n @ ... @ B_1`` with ``B_l = residual * I + (1 - residual) * mean over heads of A_l``.
+
+    >>> import torch, regard
+    >>> x = torch.eye(2)
+    >>> weights = [regard.attention(x, x, x, regard.masks.causal(), scale=0.0)[1] for _ in range(2)]
+    >>> regard.rollout(weights).to_dense()
+    tensor([[1.0000, 0.0000],
+            [0.4375, 0.5625]])
+
+    Args:
+        weights: one :class:`regard.AttentionWeights` a layer, first layer first, each (..., H, L, L) or (..., L, L).
+        residual: the share of a position's own stream in each layer, in [0, 1].
+
+    Returns:
+        A :class:`Rollout` of shape (..., L, L): ``@ x`` and ``.mT @ y`` cost one fused pass a layer, ``[i]`` is a row.
+
+    Raises:
+        ValueError: no weights, weights that are not square or differ in shape, residual outside [0, 1].
+
+    References:
+        Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020.
+    """
+    weights = list(weights)
+    if not weights:
+        raise ValueError("rollout(weights): expected at least one layer's weights, got none")
+    for n, w in enumerate(weights):
+        if not isinstance(w, AttentionWeights):
+            raise TypeError(f"rollout(weights): layer {n} must be regard.AttentionWeights, got {type(w).__name__}")
+        if w.shape[-1] != w.shape[-2]:
+            raise ValueError(f"rollout(weights): layer {n} must be square (self-attention), got {tuple(w.shape)}")
+        same = (w.shape[-2:], w._layout) == (weights[0].shape[-2:], weights[0]._layout)
+        if not same:
+            raise ValueError(
+                f"rollout(weights): every layer must have the batch and length of layer 0, {tuple(weights[0].shape)}, "
+                f"got {tuple(w.shape)} in layer {n}"
+            )
+    if not 0 <= residual <= 1:
+        raise ValueError(f"rollout(residual): residual must be in [0, 1], got {residual}")
+    return Rollout(weights, residual)

@@ -1,0 +1,218 @@
+"""AttentionWeights: the weights as a linear operator that is never stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard import indexing, products, statistics, weight_checks
+from regard.engine.plan import Plan
+from regard.engine.problem import Problem
+from regard.layout import Layout
+from regard.masks.algebra import Mask
+from regard.statistics import TopK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy import ndarray
+
+__all__ = ["AttentionWeights", "TopK", "TransposedWeights"]
+
+
+class AttentionWeights:
+    """The weights A = softmax(mask(cap(scale * Q K^T) + bias)) of one call of :func:`regard.attention`, (..., H, L, S).
+
+    A is not stored: this object refers to query and key, and what is asked of it is computed when it is asked, in O(L)
+    memory. Only :meth:`to_dense` and ``numpy.asarray`` make all of it.
+
+    >>> import torch, regard
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch._C.Generator object at ...>
+    >>> q, k, v = torch.randn(3, 2, 8, 1000, 64)
+    >>> output, weights = regard.attention(q, k, v, regard.masks.causal())
+    >>> weights.shape
+    torch.Size([2, 8, 1000, 1000])
+    >>> weights.entropy().shape, weights.received().shape, weights.pool(32, 32).shape
+    (torch.Size([2, 8, 1000]), torch.Size([2, 8, 1000]), torch.Size([2, 8, 32, 32]))
+    >>> bool(torch.allclose(weights @ v, output, atol=1e-6))
+    True
+    >>> weights[0, 3, 5, :8].sum()
+    tensor(1.0000)
+
+    ``weights @ x``, :attr:`lse`, :meth:`entropy`, indexing and :meth:`to_dense` are differentiable; the other statistics are
+    measurements and carry no gradient. The weights are those before dropout. With sinks a row sums to less than 1. A row
+    that may read no key is 0, its lse -inf. Masked entries are 0.
+
+    Attributes:
+        shape: (..., H, L, S), without H for inputs without heads.
+        dtype: query's. Statistics are float32 at least.
+        lse: log-sum-exp of each row's scores (sinks included), (..., H, L), float32 at least.
+        mask: the :class:`regard.masks.Mask`, or None.
+        plan: what ran.
+    """
+
+    __array_priority__ = 1000  # `array @ weights` is not numpy's to try
+
+    def __init__(self, problem: Problem, lse: Tensor, layout: Layout, mask: Mask | None, plan: Plan) -> None:
+        self._problem = problem
+        self._lse = lse
+        self._layout = layout
+        self._versions = weight_checks.versions(problem)
+        self.mask = mask
+        self.plan = plan
+
+    @property
+    def shape(self) -> torch.Size:
+        b, h, query_len, key_len = self._problem.dims
+        heads = () if self._layout.headless else (h,)
+        return torch.Size((*self._layout.batch_shape, *heads, query_len, key_len))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._problem.q.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._problem.q.device
+
+    @property
+    def lse(self) -> Tensor:
+        return self._layout.unfold(self._lse)
+
+    @property
+    def mT(self) -> TransposedWeights:  # noqa: N802 (torch's name)
+        """The transposed operator, (..., H, S, L): ``weights.mT @ y``."""
+        return TransposedWeights(self)
+
+    def _checked(self) -> Problem:
+        """The problem, if query and key still are what the weights were computed from."""
+        weight_checks.check_unmodified(self._problem, self._versions)
+        return self._problem
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """``A @ x``: (..., H, L, S) @ (..., H, S, N) to (..., H, L, N); x (S,) gives (..., H, L).
+
+        One fused pass. x may also have the heads of key and value (Hkv), as in ``weights @ value``.
+        """
+        weight_checks.check_operand(x, self.shape, self._problem.k.shape[1], axis_name="S", name="x")
+        x4, vector = weight_checks.fold_operand(x, self._layout)
+        out = self._layout.unfold(products.times(self._checked(), x4))
+        return out[..., 0] if vector else out
+
+    def entropy(self) -> Tensor:
+        """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; one fused pass. A sink is not an entry."""
+        return self._layout.unfold(statistics.entropy(self._checked(), self._lse))
+
+    def received(self) -> Tensor:
+        """The weight that each key receives, (..., H, S): ``sum_i A_ij``, the column sums; one fused pass."""
+        return self._layout.unfold(products.received(self._checked(), self._lse))
+
+    def pool(self, rows: int, cols: int, reduce: str = "mean") -> Tensor:
+        """A map of rows x cols cells, (..., H, rows, cols).
+
+        "mean" sums over the keys of a cell and averages over its queries, so that a pooled row sums to what a row does;
+        "max" is the largest weight in the cell. Cell r holds the queries ``r * L // rows`` up to ``(r + 1) * L // rows``.
+        """
+        weight_checks.check_pool(rows, cols, reduce, self.shape)
+        return self._layout.unfold(statistics.pool(self._checked(), self._lse, rows, cols, reduce))
+
+    def topk(self, k: int) -> TopK:
+        """The k largest weights of each row and their keys, (..., H, L, k) each, largest first.
+
+        Where a row may read fewer than k keys, the rest has value 0 and index -1.
+        """
+        weight_checks.check_topk(k, self.shape)
+        found = statistics.topk(self._checked(), self._lse, k)
+        return TopK(self._layout.unfold(found.values), self._layout.unfold(found.indices))
+
+    def diagonal(self, offset: int = 0) -> Tensor:
+        """The entries ``A[..., i, i + offset]``, as ``torch.diagonal(dim1=-2, dim2=-1)``: (..., H, length)."""
+        weight_checks.check_diagonal(offset, self.shape)
+        return self._layout.unfold(indexing.diagonal(self._checked(), self._lse, offset))
+
+    def distance(self) -> Tensor:
+        """The mean distance of what each row reads, (..., H, L): ``sum_j A_ij |p_i - j|`` in tokens, with ``p_i = S - L + i``."""
+        return self._layout.unfold(statistics.distance(self._checked(), self._lse))
+
+    def mass(self, keys: int | slice | list[int] | Tensor) -> Tensor:
+        """The weight of each row on a set of keys, (..., H, L): an index, a slice, indices, or booleans (S,)."""
+        chosen = weight_checks.key_set(keys, self.shape[-1], self.device)
+        return self._layout.unfold(products.mass(self._checked(), self._lse, chosen))
+
+    def max_logit(self) -> Tensor:
+        """The largest score of each row, (..., H, L), after cap, bias and mask; -inf for a row without keys."""
+        return self._layout.unfold(statistics.max_logit(self._checked()))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Indexing as on a tensor of this shape; only what is asked for is computed."""
+        return indexing.get(self._checked(), self._lse, self._layout, self.shape, index)
+
+    def to_dense(self) -> Tensor:
+        """The whole matrix, (..., H, L, S): L x S memory."""
+        return self[...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray[Any, Any]:
+        if copy is False:
+            raise ValueError("numpy.asarray(weights, copy=False): the weights are not stored, so an array is always made")
+        dense = self.to_dense().detach().cpu()
+        dense = dense.float() if dense.dtype == torch.bfloat16 else dense
+        array: ndarray[Any, Any] = dense.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def plot(self, **options: Any) -> Figure:
+        """A figure: one map for (L, S), one map a head for (H, L, S); options as in ``regard.look.figures``."""
+        from regard.look import figures
+
+        if len(self.shape) == 2 or self.shape[:-2].numel() == 1:
+            return figures.head(self, **options)
+        if len(self.shape) == 3 or self.shape[:-3].numel() == 1:
+            return figures.layer(self, **options)
+        raise ValueError(f"weights.plot(): one sequence at a time, got a batch of shape {tuple(self.shape)}")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        mask = "" if self.mask is None else f", mask={self.mask!r}"
+        return f"AttentionWeights({' x '.join(map(str, self.shape))}, {str(self.dtype)[6:]}{mask}; {self.plan})"
+
+
+class TransposedWeights:
+    """``weights.mT``: (..., H, S, L), what each key gives back to the queries that read it."""
+
+    def __init__(self, weights: AttentionWeights) -> None:
+        self._weights = weights
+
+    @property
+    def shape(self) -> torch.Size:
+        *lead, query_len, key_len = self._weights.shape
+        return torch.Size((*lead, key_len, query_len))
+
+    @property
+    def mT(self) -> AttentionWeights:  # noqa: N802 (torch's name)
+        return self._weights
+
+    def __matmul__(self, y: Tensor) -> Tensor:
+        """``A.mT @ y``: (..., H, S, L) @ (..., H, L, N) to (..., H, S, N); y (L,) gives (..., H, S). Carries no gradient."""
+        w = self._weights
+        heads = w._problem.q.shape[1]
+        weight_checks.check_operand(y, self.shape, heads, axis_name="L", name="y")
+        y4, vector = weight_checks.fold_operand(y, w._layout)
+        out = w._layout.unfold(products.transposed_times(w._checked(), w._lse, y4))
+        return out[..., 0] if vector else out
+
+    def to_dense(self) -> Tensor:
+        """The whole matrix, (..., H, S, L): L x S memory."""
+        return self._weights.to_dense().mT
+
+    def __repr__(self) -> str:
+        return f"{self._weights!r}.mT"

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from regard import bench
+from regard.bench import report as reporting
+from regard.bench.case import Bar, Case, Measured
+from regard.bench.machine import Machine
+from regard.bench.timing import Spread
+
+MACHINE = Machine("a processor", 2, 1, "AVX2", "2.13.0", "3.11.7", "Linux x86_64", 123.456)
+
+
+def build():
+    raise AssertionError("a report builds nothing")
+
+
+GOOD = Measured(
+    Case("good", "group", "what is good", build, (Bar("ratio", 1.3), Bar("memory", 300))),
+    subject=("weights.entropy", 0.5),
+    peer=("one fused causal forward", 0.4),
+    ratio=Spread(1.25, 1.2, 1.28),
+    difference=Spread(1e5, 0.9e5, 1.1e5),
+    memory=12.3,
+    samples=7,
+    share_of_peak=0.9,
+    checked="everything",
+)
+SLOW = Measured(
+    Case("slow", "group", "what is slow", build, (Bar("difference", 60),)),
+    subject=("regard.attention", 120e-6),
+    peer=("F.scaled_dot_product_attention", 20e-6),
+    ratio=Spread(6.0, 5.0, 7.0),
+    difference=Spread(100.0, 90.0, 110.0),
+    samples=7,
+)
+WRONG = Measured(Case("wrong", "group", "what is wrong", build, (Bar("ratio", 9),)), failed="wrong, so not timed: off")
+
+
+def make(*results: Measured) -> bench.Report:
+    return bench.Report(MACHINE, "2026-01-02T03:04:05+00:00", "0.1", quick=True, repeats=7, results=results)
+
+
+def test_json_holds_all_that_a_reader_needs():
+    document = json.loads(bench.to_json(make(GOOD, SLOW, WRONG)))
+    assert document["schema"] == reporting.SCHEMA
+    assert document["met"] is False
+    assert document["date"] == "2026-01-02T03:04:05+00:00"
+    assert document["settings"] == {"quick": True, "repeats": 7, "threads": 1}
+    assert document["machine"] == {
+        "cpu": "a processor",
+        "cores": 2,
+        "threads": 1,
+        "vector": "AVX2",
+        "torch": "2.13.0",
+        "python": "3.11.7",
+        "system": "Linux x86_64",
+        "peak_gflops": 123.5,
+    }
+    good, slow, wrong = document["cases"]
+    assert good == {
+        "name": "good",
+        "group": "group",
+        "what": "what is good",
+        "seconds": {"weights.entropy": 0.5, "one fused causal forward": 0.4},
+        "ratio": {"median": 1.25, "low": 1.2, "high": 1.28},
+        "difference_us": {"median": 1e5, "low": 0.9e5, "high": 1.1e5},
+        "memory_mb": 12.3,
+        "peer_share_of_peak": 0.9,
+        "samples": 7,
+        "checked": "everything",
+        "failed": None,
+        "bars": [
+            {"quantity": "ratio", "unit": "x", "at_most": 1.3, "measured": 1.25, "met": True},
+            {"quantity": "memory", "unit": "MB", "at_most": 300, "measured": 12.3, "met": True},
+        ],
+        "verdict": "met",
+    }
+    assert slow["bars"] == [{"quantity": "difference", "unit": "µs", "at_most": 60, "measured": 100.0, "met": False}]
+    assert slow["verdict"] == "missed"
+    assert wrong["verdict"] == "failed"
+    assert wrong["seconds"] == {}
+    assert wrong["bars"][0]["measured"] is None
+    assert {frozenset(each) for each in (slow, wrong)} == {frozenset(good)}
+
+
+def test_a_run_is_met_only_if_every_case_is():
+    assert make(GOOD).met
+    assert not make(GOOD, SLOW).met
+    assert not make(GOOD, WRONG).met
+
+
+def printed(capsys: pytest.CaptureFixture[str], report: bench.Report) -> str:
+    bench.show(report)
+    return capsys.readouterr().out
+
+
+def test_a_missed_bar_and_a_failure_are_shown_in_words():
+    text = bench.to_text(make(GOOD, SLOW, WRONG))
+    assert "slow misses difference: 100 µs, asked at most 60 µs" in text
+    assert "wrong failed: wrong, so not timed: off" in text
+    assert "good misses" not in text
+    assert "A quick run" in text
+
+
+def test_the_machines_peak_stands_beside_the_numbers():
+    assert "float32 matrix product: 123 GFLOP/s" in bench.to_text(make(GOOD))
+
+
+def test_the_drawn_table_says_what_the_plain_one_says(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    drawn = printed(capsys, make(GOOD, SLOW, WRONG))
+    for words in ("1.250 [1.200, 1.280]", "12 MB", "100 µs [90, 110]", "missed", "failed", "slow misses difference"):
+        assert words in drawn
+        assert words in bench.to_text(make(GOOD, SLOW, WRONG))
+
+
+def test_without_rich_the_table_is_plain_text(capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
+    assert printed(capsys, make(GOOD, SLOW)) == bench.to_text(make(GOOD, SLOW)) + "\n"

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regard.demo import Config, Decoder
+
+SMALL = Config(vocab_size=11, d_model=16, num_heads=2, num_layers=3, d_mlp=32, context=8, max_len=16)
+
+
+@pytest.fixture
+def model() -> Decoder:
+    return Decoder(SMALL).eval()
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(11, (2, 8))
+
+
+def test_shapes(model: Decoder, tokens: torch.Tensor) -> None:
+    logits, weights = model(tokens, need_weights=True)
+    assert logits.shape == (2, 8, 11)
+    assert [tuple(w.shape) for w in weights] == [(2, 2, 8, 8)] * 3
+
+
+@torch.no_grad()
+def test_asking_for_weights_does_not_change_the_logits(model: Decoder, tokens: torch.Tensor) -> None:
+    torch.testing.assert_close(model(tokens, need_weights=True)[0], model(tokens), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_weights_are_causal_distributions(model: Decoder, tokens: torch.Tensor) -> None:
+    for weights in model(tokens, need_weights=True)[1]:
+        dense = weights.to_dense()
+        torch.testing.assert_close(dense.sum(-1), torch.ones(2, 2, 8))
+        assert (dense.triu(1) == 0).all()
+        assert (dense.tril() > 0).sum() == 2 * 2 * 36
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logits(model: Decoder, tokens: torch.Tensor) -> None:
+    changed = tokens.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :5], after[:, :5], rtol=0, atol=1e-6)
+    assert ((before - after)[:, 5:].abs().amax(-1) > 1e-4).all()
+
+
+@torch.no_grad()
+def test_the_offset_reaches_the_positions(model: Decoder, tokens: torch.Tensor) -> None:
+    assert not torch.allclose(model(tokens), model(tokens, offset=3), atol=1e-3)
+
+
+def test_every_parameter_receives_a_gradient(model: Decoder, tokens: torch.Tensor) -> None:
+    model(tokens).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_the_start_depends_on_the_seed_alone() -> None:
+    states = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        states.append(Decoder(SMALL).embedding.weight.detach())
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_a_longer_text_names_the_limit(model: Decoder) -> None:
+    assert model.context == 8
+    with pytest.raises(ValueError, match=r"9 tokens are more than the 8 .* keep the first with tokens\[:, :8\]"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_an_offset_past_the_last_position_is_refused(model: Decoder, tokens: torch.Tensor) -> None:
+    model(tokens, offset=8)
+    with pytest.raises(ValueError, match="offset must lie in 0 to 8 for 8 tokens, got 9"):
+        model(tokens, offset=9)
+
+
+def test_tokens_of_another_type_or_shape_are_refused(model: Decoder) -> None:
+    with pytest.raises(TypeError, match=r"tokens must be int64 or int32 ids, got torch.float32"):
+        model(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"tokens must be \(B, L\), got \(4,\); tokens\[None\] adds a batch"):
+        model(torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"d_model": 10, "num_heads": 4}, "d_model 10 is not a multiple of num_heads 4"),
+        ({"num_layers": 0}, "num_layers must be a positive integer, got 0"),
+        ({"context": 4.0}, "context must be a positive integer, got 4.0"),
+        ({"context": 64, "max_len": 32}, "max_len 32 is less than context 64"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**({"vocab_size": 11} | sizes))
