@@ -17,8 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     A missing file, an unknown name or a value out of range is printed as ``error: ...`` on stderr;
     ``regard --traceback ...`` shows where it came from.
 
-    >>> main(["--version"])  # doctest: +SKIP
-    regard 0.1.0, torch 2.13.0, Python 3.11.7
+    >>> main(["bench", "--list"])
+    Traceback (most recent call last):
+    ...
+    SystemExit: 0
 
     Args:
         arguments: what follows the program's name; ``sys.argv[1:]`` if None.

@@ -11,10 +11,11 @@ from regard import reference, validation
 from regard.engine.autograd import attend
 from regard.engine.plan import make_plan
 from regard.engine.problem import Options, Problem
+from regard.layout import Layout
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.lowering import lower
 from regard.masks.rules import Dense
-from regard.weights import AttentionWeights, Layout
+from regard.weights import AttentionWeights
 
 __all__ = ["attention"]
 
@@ -32,7 +33,8 @@ def attention(
     dropout: float = 0.0,
     impl: str = "auto",
 ) -> tuple[Tensor, AttentionWeights]:
-    """Attention and its weights: the output at the speed of a fused kernel, the weights as an operator that is never stored.
+    """Attention and its weights: the output at the speed of a fused kernel, the weights as an operator that is never
+    stored.
 
     ``softmax(mask(cap(scale * query @ key.mT) + bias)) @ value`` where ``cap(x) = softcap * tanh(x / softcap)``.
 
@@ -58,10 +60,11 @@ def attention(
         scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
         softcap: the cap, positive, in units of a score.
         sinks: (H,) logits that join the denominator alone; rows then sum to less than 1.
-        dropout: the probability of dropping a weight, in [0, 1]; the rest is scaled by ``1 / (1 - dropout)``. ``weights`` are
-            those before dropout.
-        impl: "auto" (fused where there is a fused op, blocks of rows where there is none: O(L) memory either way), "fused"
-            (an error where there is none) or "reference" (the definition, with its L x S matrix; differentiable twice).
+        dropout: the probability of dropping a weight, in [0, 1]; the rest is scaled by ``1 / (1 - dropout)``.
+            ``weights`` are those before dropout.
+        impl: "auto" (fused where there is a fused op, blocks of rows where there is none: O(L) memory either way),
+            "fused" (an error where there is none) or "reference" (the definition, with its L x S matrix;
+            differentiable twice).
 
     Returns:
         The output (..., H, L, Dv) in query's dtype, and the :class:`regard.AttentionWeights` (..., H, L, S).
@@ -71,8 +74,9 @@ def attention(
         ValueError: sizes, devices or numbers that do not fit; impl="fused" without a fused op.
 
     References:
-        Vaswani et al., Attention Is All You Need, 2017 (equation 1); Dao et al., FlashAttention, 2022 (the kernel's form);
-        Gemma Team, Gemma 2, 2024 (softcap); Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023.
+        Vaswani et al., Attention Is All You Need, 2017 (equation 1); Dao et al., FlashAttention, 2022 (the kernel's
+        form); Gemma Team, Gemma 2, 2024 (softcap); Xiao et al., Efficient Streaming Language Models with Attention
+        Sinks, 2023.
     """
     validation.check_tensors(query, key, value)
     validation.check_impl(impl)
@@ -128,5 +132,3 @@ def _by_definition(problem: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
         dropout=o.dropout,
     )
     return out.output.to(v.dtype), out.lse
-
-

@@ -1,4 +1,6 @@
-"""Rows, windows, diagonals and single entries of the weights: ``exp(s_ij - lse_i)`` for what is asked for, and nothing else."""
+"""Rows, windows, diagonals and single entries of the weights: ``exp(s_ij - lse_i)`` for what is asked for, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,8 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
     if isinstance(i, int):
         if not -n <= i < n:
             raise IndexRangeError(
-                f"weights[index]: index {i} is out of range for axis {axis} of weights {tuple(shape)}; expected {-n}..{n - 1}"
+                f"weights[index]: index {i} is out of range for axis {axis} of weights {tuple(shape)}; "
+                f"expected {-n}..{n - 1}"
             )
         return [i % n]
     if not isinstance(i, Tensor | list) and not hasattr(i, "__array__"):
@@ -188,7 +191,8 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
     if t.dtype == torch.bool:
         if tuple(t.shape) != tuple(shape[axis : axis + t.dim()]):
             raise IndexRangeError(
-                f"weights[index]: a boolean index of shape {tuple(t.shape)} does not fit axis {axis} of weights {tuple(shape)}"
+                f"weights[index]: a boolean index of shape {tuple(t.shape)} does not fit axis {axis} "
+                f"of weights {tuple(shape)}"
             )
         return list(t.nonzero(as_tuple=True))
     if t.numel() == 0:
@@ -198,8 +202,8 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
     bad = t[(t < -n) | (t >= n)]
     if bad.numel():
         raise IndexRangeError(
-            f"weights[index]: index {int(bad.reshape(-1)[0])} is out of range for axis {axis} of weights {tuple(shape)}; "
-            f"expected {-n}..{n - 1}"
+            f"weights[index]: index {int(bad.reshape(-1)[0])} is out of range for axis {axis} "
+            f"of weights {tuple(shape)}; expected {-n}..{n - 1}"
         )
     return [torch.where(t < 0, t + n, t).long()]
 

@@ -11,7 +11,9 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """The leading axes of a query: batch_shape (...), and whether it has an axis of heads: (N, L, D) and (L, D) have none."""
+    """The leading axes of a query: batch_shape (...), and whether it has an axis of heads: (N, L, D) and (L, D) have
+    none.
+    """
 
     batch_shape: tuple[int, ...]
     headless: bool
@@ -22,7 +24,7 @@ class Layout:
         return cls(tuple(query.shape[:-2] if headless else query.shape[:-3]), headless)
 
     def fold(self, t: Tensor) -> Tensor:
-        """(..., H, L, D), (N, L, D) or (L, D) to (B, H, L, D); without copying unless several batch axes do not merge."""
+        """(..., H, L, D), (N, L, D) or (L, D) to (B, H, L, D); no copy unless batch axes do not merge."""
         if not self.headless:
             return t if t.dim() == 4 else t.reshape(-1, *t.shape[-3:])
         return t.unsqueeze(-3) if t.dim() == 3 else t[None, None]

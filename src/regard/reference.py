@@ -1,8 +1,8 @@
 """What attention is: the definition, on one screen.
 
-Everything else in regard is a faster way to say this. It stores the whole (..., H, L, S) matrix, works in whatever dtype it is
-given, and is the oracle of the tests in float64. Letters: B batch, H query heads, Hkv key/value heads, L queries, S keys,
-D key width, Dv value width.
+Everything else in regard is a faster way to say this. It stores the whole (..., H, L, S) matrix, works in whatever
+dtype it is given, and is the oracle of the tests in float64. Letters: B batch, H query heads, Hkv key/value heads, L
+queries, S keys, D key width, Dv value width.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def attention(
         query: (..., H, L, D), or (N, L, D) or (L, D) without heads.
         key: (..., Hkv, S, D); H is a multiple of Hkv, query head h reads key/value head ``h // (H // Hkv)``.
         value: (..., Hkv, S, Dv).
-        mask: boolean, broadcasts to (..., H, L, S); True = may attend. A row with no key gives output 0, weights 0, lse -inf.
+        mask: boolean, broadcasts to (..., H, L, S); True = may attend. A row with no key gives output 0, weights 0,
+            lse -inf.
         bias: added to the scores after the cap, broadcasts to (..., H, L, S).
         scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
         softcap: the cap, in units of a score.
@@ -88,7 +89,8 @@ def attention(
         empty = scores.new_zeros(scores.shape[:-1], dtype=torch.bool)[..., None].logical_not()  # (..., H, L, 1)
     else:
         empty = (scores.detach() == -torch.inf).all(-1, keepdim=True)  # (..., H, L, 1)
-    # The softmax of a row of -inf is NaN in the value and in the gradient: such a row is replaced before and zeroed after.
+    # The softmax of a row of -inf is NaN in the value and in the gradient: such a row is replaced before and zeroed
+    # after.
     lse = torch.logsumexp(torch.where(empty, 0, scores), dim=-1)  # (..., H, L)
     weights = torch.where(empty, 0, torch.softmax(torch.where(empty, 0, scores), dim=-1))
     lse = torch.where(empty[..., 0], -torch.inf, lse)

@@ -13,7 +13,9 @@ __all__ = ["Rollout", "rollout"]
 
 
 class Rollout:
-    """The product of the layers' weights, (..., L, L), never stored: ``rollout @ x``, ``rollout.mT @ y``, ``rollout[i]``."""
+    """The product of the layers' weights, (..., L, L), never stored: ``rollout @ x``, ``rollout.mT @ y``,
+    ``rollout[i]``.
+    """
 
     def __init__(self, weights: Sequence[AttentionWeights], residual: float) -> None:
         self._weights = tuple(weights)
@@ -22,11 +24,13 @@ class Rollout:
 
     @property
     def shape(self) -> torch.Size:
+        """(..., L, L)."""
         last = self._weights[0].shape
         return torch.Size((*(last[:-3] if self._heads_axis else last[:-2]), *last[-2:]))
 
     @property
-    def mT(self) -> TransposedRollout:  # noqa: N802 (torch's name)
+    def mT(self) -> TransposedRollout:
+        """The transposed operator: ``rollout.mT @ y``."""
         return TransposedRollout(self)
 
     def _step(self, operator: object, x: Tensor) -> Tensor:
@@ -68,7 +72,9 @@ class Rollout:
         return self @ torch.eye(self.shape[-1], dtype=w.lse.dtype, device=w.device)
 
     def __repr__(self) -> str:
-        return f"Rollout({' x '.join(map(str, self.shape))} over {len(self._weights)} layers, residual={self._residual})"
+        return (
+            f"Rollout({' x '.join(map(str, self.shape))} over {len(self._weights)} layers, residual={self._residual})"
+        )
 
 
 class TransposedRollout:
@@ -79,6 +85,7 @@ class TransposedRollout:
 
     @property
     def shape(self) -> torch.Size:
+        """(..., L, L)."""
         return self._rollout.shape
 
     def __matmul__(self, y: Tensor) -> Tensor:

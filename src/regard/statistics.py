@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from regard.engine.problem import Problem, compute_dtype
-from regard.products import times, weight_blocks, widen
+from regard.engine.stream import blocks
+from regard.products import times, widen
 
 __all__ = ["TopK", "distance", "entropy", "max_logit", "pool", "topk"]
 
-# torch.topk is several times slower than reading its input; the k largest lie in the k chunks with the largest maxima.
-CHUNK = 64
+# torch.topk is several times slower than reading its input, so it is given the columns that can matter, this many a
+# class.
+CLASS = 64
 
 
 class TopK(NamedTuple):
@@ -26,12 +29,12 @@ class TopK(NamedTuple):
 def entropy(problem: Problem, lse: Tensor) -> Tensor:
     """``-sum_j A_ij log A_ij``, (B, H, L).
 
-    Without bias and cap, ``log A_ij = scale * q_i k_j - lse_i``, so that it is ``mass_i * lse_i - scale * <q_i, (A @ K)_i>``
-    with mass 1, or what sinks leave of it: one fused pass, differentiable. Otherwise blocks of rows, not differentiable.
+    Without bias and cap, ``log A_ij = scale * q_i k_j - lse_i``, so that it is ``mass_i * lse_i - scale * <q_i, (A @
+    K)_i>`` with mass 1, or what sinks leave of it: one fused pass, differentiable. Otherwise block by block, not
+    differentiable.
     """
     if problem.bias is not None or problem.options.softcap is not None:
-        return _entropy_by_rows(problem, lse)
-    b, h, _, _ = problem.dims
+        return _entropy_by_blocks(problem, lse)
     wide = widen(problem, lse.dtype)
     mean_key = times(wide, wide.k)  # (B, H, L, D)
     score = (wide.q * mean_key).sum(-1) * problem.options.scale  # (B, H, L)
@@ -47,10 +50,10 @@ def entropy(problem: Problem, lse: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _entropy_by_rows(problem: Problem, lse: Tensor) -> Tensor:
+def _entropy_by_blocks(problem: Problem, lse: Tensor) -> Tensor:
     out = torch.zeros_like(lse)
-    for rows, _, weights in weight_blocks(problem, lse):
-        out[:, :, rows] = torch.special.entr(weights).sum(-1)
+    for block in blocks(problem, lse):
+        out[block.b, block.h, block.rows] = torch.special.entr(block.weights()).sum(-1)
     return out
 
 
@@ -59,54 +62,64 @@ def distance(problem: Problem, lse: Tensor) -> Tensor:
     """``sum_j A_ij |p_i - j|``, (B, H, L), with p_i = S - L + i."""
     _, _, query_len, key_len = problem.dims
     out = torch.zeros_like(lse)
-    for rows, keys, weights in weight_blocks(problem, lse):
-        position = torch.arange(rows.start, rows.stop, device=lse.device)[:, None] + (key_len - query_len)
-        apart = (position - torch.arange(keys.start, keys.stop, device=lse.device)).abs()  # (R, C)
-        out[:, :, rows] = weights.mul_(apart.to(weights.dtype)).sum(-1)
+    for block in blocks(problem, lse):
+        weights, shift = block.weights(), key_len - query_len
+        rows = torch.arange(block.rows.start, block.rows.stop, dtype=lse.dtype, device=lse.device) + shift  # p_i, (R,)
+        keys = torch.arange(block.keys.start, block.keys.stop, dtype=lse.dtype, device=lse.device)  # (C,)
+        # Keys before every row of the block, keys between its rows, keys after: on the outer two |p - j| is linear in
+        # j.
+        left = min(max(block.rows.start + shift, block.keys.start), block.keys.stop) - block.keys.start
+        right = min(max(block.rows.stop + shift, block.keys.start), block.keys.stop) - block.keys.start
+        total = (weights[..., left:right] * (rows[:, None] - keys[left:right]).abs()).sum(-1)  # (b, h, R)
+        for part, sign in ((slice(0, left), 1), (slice(right, None), -1)):
+            # Counted from the block's first row: a position of 10^5 would round away the short distances.
+            terms = torch.stack([torch.ones_like(keys[part]), keys[part] - rows[0]], dim=1)  # (C', 2)
+            mass, moment = (weights[..., part] @ terms).unbind(-1)  # (b, h, R) each
+            total += sign * ((rows - rows[0]) * mass - moment)
+        out[block.b, block.h, block.rows] = total
     return out
 
 
 @torch.no_grad()
 def max_logit(problem: Problem) -> Tensor:
     """The largest score of each row, (B, H, L)."""
-    b, h, query_len, _ = problem.dims
-    out = torch.full((b, h, query_len), -torch.inf, dtype=compute_dtype(problem.q.dtype), device=problem.q.device)
-    for rows, keys in problem.row_blocks():
-        out[:, :, rows] = problem.block(rows, keys).amax(-1)
+    dtype = compute_dtype(problem.q.dtype)
+    out = torch.full(problem.dims[:3], -torch.inf, dtype=dtype, device=problem.q.device)
+    for block in blocks(problem, None):
+        out[block.b, block.h, block.rows] = block.log.amax(-1)
     return out
 
 
 @torch.no_grad()
 def topk(problem: Problem, lse: Tensor, k: int) -> TopK:
     """The k largest weights of each row, (B, H, L, k)."""
-    b, h, query_len, _ = problem.dims
-    values = torch.full((b, h, query_len, k), -torch.inf, dtype=lse.dtype, device=lse.device)
-    indices = torch.full((b, h, query_len, k), -1, dtype=torch.long, device=lse.device)
-    for rows, keys in problem.row_blocks():
-        scores = problem.block(rows, keys)  # (B, H, R, C)
-        found = _row_topk(scores, min(k, scores.shape[-1]))
-        width = found.values.shape[-1]
-        values[:, :, rows, :width] = found.values
-        indices[:, :, rows, :width] = torch.where(found.values == -torch.inf, -1, found.indices + keys.start)
-    safe = torch.where(lse == -torch.inf, 0, lse)
-    return TopK((values - safe[..., None]).exp_(), indices)
+    values = torch.zeros(*problem.dims[:3], k, dtype=lse.dtype, device=lse.device)
+    indices = torch.full(values.shape, -1, dtype=torch.long, device=lse.device)
+    for block in blocks(problem, lse):
+        found = _row_topk(block.log, min(k, block.log.shape[-1]))
+        at = (block.b, block.h, block.rows, slice(0, found.values.shape[-1]))
+        indices[at] = torch.where(found.values == -torch.inf, -1, found.indices + block.keys.start)
+        values[at] = found.values.exp_()
+    return TopK(values, indices)
 
 
-def _row_topk(scores: Tensor, k: int) -> TopK:
-    """torch.topk over the last axis, exact, by way of the maxima of chunks where that is faster."""
-    width = scores.shape[-1]
-    chunks = width // CHUNK
-    if chunks < 4 * k:
-        return TopK(*torch.topk(scores, k, dim=-1))
-    whole = scores[..., : chunks * CHUNK].unflatten(-1, (chunks, CHUNK))  # (..., C) -> (..., chunks, CHUNK)
-    best = torch.topk(whole.amax(-1), k, dim=-1, sorted=False).indices  # (..., k)
-    picked = whole.gather(-2, best[..., None].expand(*best.shape, CHUNK)).flatten(-2)  # (..., k * CHUNK)
-    at = (best[..., None] * CHUNK + torch.arange(CHUNK, device=scores.device)).flatten(-2)
-    if chunks * CHUNK < width:
-        tail = scores[..., chunks * CHUNK :]
-        picked = torch.cat([picked, tail], dim=-1)
-        at = torch.cat([at, torch.arange(chunks * CHUNK, width, device=scores.device).expand_as(tail)], dim=-1)
-    found = torch.topk(picked, k, dim=-1)
+def _row_topk(t: Tensor, k: int) -> TopK:
+    """torch.topk over the last axis, exact, by way of the maxima of classes of columns where that is faster.
+
+    Column j is in class ``j % classes``: the k largest lie in the k classes with the largest maxima, and a maximum over
+    every classes-th column is a reduction that runs along memory.
+    """
+    width = t.shape[-1]
+    classes = width // CLASS
+    if classes < 4 * k:
+        return TopK(*torch.topk(t, k, dim=-1))
+    whole = t[..., : classes * CLASS].unflatten(-1, (CLASS, classes))  # (..., C) -> (..., CLASS, classes)
+    best = torch.topk(whole.amax(-2), k, dim=-1, sorted=False).indices  # (..., k)
+    at = best[..., None, :] + torch.arange(CLASS, device=t.device)[:, None] * classes  # (..., CLASS, k)
+    at = at.flatten(-2)  # (..., CLASS * k)
+    tail = torch.arange(classes * CLASS, width, device=t.device).expand(*at.shape[:-1], -1)
+    at = torch.cat([at, tail], dim=-1)
+    found = torch.topk(t.gather(-1, at), k, dim=-1)
     return TopK(found.values, at.gather(-1, found.indices))
 
 
@@ -117,22 +130,19 @@ def edges(length: int, cells: int) -> list[int]:
 
 @torch.no_grad()
 def pool(problem: Problem, lse: Tensor, rows: int, cols: int, reduce: str) -> Tensor:
-    """The map of rows x cols cells, (B, H, rows, cols): summed over keys and averaged over queries, or the largest weight."""
+    """The map of rows x cols cells, (B, H, rows, cols): summed over keys and averaged over queries, or the largest
+    weight.
+    """
     b, h, query_len, key_len = problem.dims
     out = torch.zeros(b, h, rows, cols, dtype=lse.dtype, device=lse.device)
     ends = edges(query_len, rows)
-    safe = torch.where(lse == -torch.inf, 0, lse)
-    for first, last, start, stop in _cell_groups(problem, ends):
-        low, high = problem.key_range(start, stop)
-        if low >= high:
-            continue
-        r = slice(start, stop)
-        keys = slice(low, high)
-        weights = problem.block(r, keys).sub_(safe[:, :, r, None]).exp_()  # (B, H, R, C)
-        cut = [max(ends[c], start) - start for c in range(first, last + 1)] + [stop - start]
-        by_query = _reduce_rows(weights, cut, reduce)  # (B, H, cells, C)
-        by_key = _reduce_keys(by_query, low, key_len, cols, reduce)  # (B, H, cells, cols)
-        part = out[:, :, first : last + 1]
+    for block in blocks(problem, lse, ends):
+        first = bisect_right(ends, block.rows.start) - 1  # the cell of the block's first row
+        last = bisect_left(ends, block.rows.stop)
+        cut = [min(max(e, block.rows.start), block.rows.stop) - block.rows.start for e in ends[first : last + 1]]
+        by_query = _reduce_rows(block.weights(), cut, reduce)  # (b, h, cells, C)
+        by_key = _reduce_keys(by_query, block.keys.start, key_len, cols, reduce)  # (b, h, cells, cols)
+        part = out[block.b, block.h, first:last]
         if reduce == "max":
             torch.maximum(part, by_key, out=part)
         else:
@@ -143,33 +153,18 @@ def pool(problem: Problem, lse: Tensor, rows: int, cols: int, reduce: str) -> Te
     return out
 
 
-def _cell_groups(problem: Problem, ends: list[int]) -> list[tuple[int, int, int, int]]:
-    """Blocks of rows that hold whole cells, or a part of one cell: (first cell, last cell, start, stop)."""
-    b, h, _, key_len = problem.dims
-    most = max(1, (1 << 21) // max(1, b * h * key_len))
-    groups, c = [], 0
-    while c < len(ends) - 1:
-        last = c
-        while last + 2 < len(ends) and ends[last + 2] - ends[c] <= most:
-            last += 1
-        for start in range(ends[c], ends[last + 1], max(most, ends[last + 1] - ends[c] if last > c else most)):
-            groups.append((c, last, start, min(start + most, ends[last + 1]) if last == c else ends[last + 1]))
-        c = last + 1
-    return groups
-
-
 def _reduce_rows(weights: Tensor, cut: list[int], reduce: str) -> Tensor:
-    """(B, H, R, C) to (B, H, cells, C): each cell's rows [cut[c], cut[c + 1]) summed or maximised."""
+    """(b, h, R, C) to (b, h, cells, C): each cell's rows [cut[c], cut[c + 1]) summed or maximised."""
     cells, size = len(cut) - 1, cut[1] - cut[0]
     if all(cut[c + 1] - cut[c] == size for c in range(cells)):
-        split = weights.unflatten(2, (cells, size))  # (B, H, cells, size, C)
+        split: Tensor = weights.unflatten(2, (cells, size))  # (b, h, cells, size, C)
         return split.sum(3) if reduce == "mean" else split.amax(3)
     parts = [weights[:, :, cut[c] : cut[c + 1]] for c in range(cells)]
     return torch.stack([p.sum(2) if reduce == "mean" else p.amax(2) for p in parts], dim=2)
 
 
 def _reduce_keys(weights: Tensor, low: int, key_len: int, cols: int, reduce: str) -> Tensor:
-    """(B, H, cells, C) over the keys from ``low`` to (B, H, cells, cols)."""
+    """(b, h, cells, C) over the keys from ``low`` to (b, h, cells, cols)."""
     c = torch.arange(low, low + weights.shape[-1], device=weights.device)
     # The cell of key j is the c with c * S // cols <= j < (c + 1) * S // cols.
     cell = ((c + 1) * cols - 1).div(key_len, rounding_mode="floor")

@@ -29,7 +29,8 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
         if t.dtype not in _FLOATS:
             raise TypeError(
-                f"{name} must be float16, bfloat16, float32 or float64, got {_name(t.dtype)}; convert it with {name}.float()"
+                f"{name} must be float16, bfloat16, float32 or float64, got {_name(t.dtype)}; "
+                f"convert it with {name}.float()"
             )
         if t.dim() < 2:
             raise ValueError(f"{name} must have at least 2 axes (L, D), got shape {tuple(t.shape)}")
@@ -105,13 +106,18 @@ def check_impl(impl: str) -> None:
 def check_boolean_mask(mask: Any) -> None:
     """A mask is boolean; a float mask is an additive bias and is asked for by its name."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a regard Mask or a boolean tensor (True = may attend), got {type(mask).__name__}")
+        raise TypeError(
+            f"mask must be a regard Mask or a boolean tensor (True = may attend), got {type(mask).__name__}"
+        )
     if mask.dtype.is_floating_point:
         raise TypeError(
-            f"mask must be boolean (True = may attend), got {_name(mask.dtype)}; pass a tensor to be added to the scores as bias="
+            f"mask must be boolean (True = may attend), got {_name(mask.dtype)}; "
+            "pass a tensor to be added to the scores as bias="
         )
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean (True = may attend), got {_name(mask.dtype)}; convert it with mask.bool()")
+        raise TypeError(
+            f"mask must be boolean (True = may attend), got {_name(mask.dtype)}; convert it with mask.bool()"
+        )
 
 
 def check_mask_result(out: Any) -> None:
@@ -131,7 +137,7 @@ def check_dense(mask: Tensor, sizes: Sizes) -> Tensor:
 
 
 def check_bias(bias: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
-    """The bias with the axes (..., H, L, S) made explicit, or an error if it is not an additive tensor of the scores."""
+    """The bias with the axes (..., H, L, S) made explicit, or an error if it cannot be added to the scores."""
     if not isinstance(bias, Tensor):
         raise TypeError(f"bias must be a torch.Tensor, got {type(bias).__name__}")
     if bias.dtype == torch.bool:
@@ -143,7 +149,9 @@ def check_bias(bias: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
 
 def _explicit(given: Tensor, sizes: Sizes, name: str, meaning: str) -> Tensor:
     if given.device != sizes.device:
-        raise ValueError(f"{name} must be on query's device {sizes.device}, got {given.device}; move it with .to(query.device)")
+        raise ValueError(
+            f"{name} must be on query's device {sizes.device}, got {given.device}; move it with .to(query.device)"
+        )
     wanted, shape = _wanted(sizes), tuple(given.shape)
     fits = len(shape) <= len(wanted) and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(wanted), strict=False)
@@ -195,7 +203,9 @@ def _integer(t: Tensor) -> bool:
 
 def check_padding_kind(given: Any) -> None:
     if not isinstance(given, Tensor):
-        raise TypeError(f"padding(given): a tensor of integer lengths or boolean valid keys, got {type(given).__name__}")
+        raise TypeError(
+            f"padding(given): a tensor of integer lengths or boolean valid keys, got {type(given).__name__}"
+        )
     if given.dtype == torch.bool:
         if given.dim() not in (1, 2):
             raise ValueError(f"padding(valid): valid must have shape (S,) or (B, S), got {tuple(given.shape)}")
@@ -209,16 +219,22 @@ def check_padding_kind(given: Any) -> None:
 
 def _same_device(t: Tensor, sizes: Sizes, name: str) -> None:
     if t.device != sizes.device:
-        raise ValueError(f"{name} must be on query's device {sizes.device}, got {t.device}; move it with .to(query.device)")
+        raise ValueError(
+            f"{name} must be on query's device {sizes.device}, got {t.device}; move it with .to(query.device)"
+        )
 
 
 def check_padding(lengths: Tensor | None, valid: Tensor | None, sizes: Sizes) -> None:
     if lengths is not None:
         _same_device(lengths, sizes, "padding(lengths)")
         if lengths.dim() and lengths.shape[0] != sizes.batch:
-            raise ValueError(f"padding(lengths): one length a sequence, expected ({sizes.batch},), got {tuple(lengths.shape)}")
+            raise ValueError(
+                f"padding(lengths): one length a sequence, expected ({sizes.batch},), got {tuple(lengths.shape)}"
+            )
         if lengths.numel() and int(lengths.max()) > sizes.key_len:
-            raise ValueError(f"padding(lengths): a length of {int(lengths.max())} exceeds the key length S={sizes.key_len}")
+            raise ValueError(
+                f"padding(lengths): a length of {int(lengths.max())} exceeds the key length S={sizes.key_len}"
+            )
     if valid is not None:
         _same_device(valid, sizes, "padding(valid)")
         wanted = (sizes.batch, sizes.key_len)

@@ -26,8 +26,8 @@ def check_unmodified(problem: Problem, before: tuple[int, ...]) -> None:
     for name, a, b in zip(("query", "key", "bias", "sinks"), before, now, strict=True):
         if a != b:
             raise RuntimeError(
-                f"{name} was written to after regard.attention() returned these weights, which are computed from it on demand; "
-                f"ask before the write, or pass {name}.clone()"
+                f"{name} was written to after regard.attention() returned these weights, which are computed from it "
+                f"on demand; ask before the write, or pass {name}.clone()"
             )
 
 
@@ -55,7 +55,7 @@ def check_operand(x: Tensor, shape: torch.Size, kv_heads: int, *, axis_name: str
 
 
 def fold_operand(x: Tensor, layout: Layout) -> tuple[Tensor, bool]:
-    """x as (B or 1, heads or 1, rows, N), and whether it was a vector (rows,)."""
+    """X as (B or 1, heads or 1, rows, N), and whether it was a vector (rows,)."""
     vector = x.dim() == 1
     x = x[:, None] if vector else x  # (rows, N)
     lead = len(layout.batch_shape) + (0 if layout.headless else 1)
@@ -76,7 +76,9 @@ def check_pool(rows: int, cols: int, reduce: str, shape: torch.Size) -> None:
         if isinstance(n, bool) or not isinstance(n, int):
             raise TypeError(f"pool({name}): {name} must be an integer, got {type(n).__name__}")
         if not 1 <= n <= most:
-            raise ValueError(f"pool({name}): {name} must be in 1..{axis}={most}, got {n}; a cell holds at least one entry")
+            raise ValueError(
+                f"pool({name}): {name} must be in 1..{axis}={most}, got {n}; a cell holds at least one entry"
+            )
     if reduce not in ("mean", "max"):
         raise ValueError(f"pool(reduce): reduce must be 'mean' or 'max', got {reduce!r}")
 
@@ -93,7 +95,8 @@ def check_diagonal(offset: int, shape: torch.Size) -> None:
         raise TypeError(f"diagonal(offset): offset must be an integer, got {type(offset).__name__}")
     if not -shape[-2] < offset < shape[-1]:
         raise IndexRangeError(
-            f"diagonal(offset): offset must be in {1 - shape[-2]}..{shape[-1] - 1} for weights {tuple(shape)}, got {offset}"
+            f"diagonal(offset): offset must be in {1 - shape[-2]}..{shape[-1] - 1} for weights {tuple(shape)}, "
+            f"got {offset}"
         )
 
 
@@ -118,5 +121,8 @@ def key_set(keys: int | slice | list[int] | Tensor, key_len: int, device: torch.
     t = t.reshape(-1).long()
     bad = t[(t < -key_len) | (t >= key_len)]
     if bad.numel():
-        raise IndexRangeError(f"mass(keys): key {int(bad[0])} is out of range for S={key_len}; expected -{key_len}..{key_len - 1}")
-    return torch.unique(torch.where(t < 0, t + key_len, t))
+        raise IndexRangeError(
+            f"mass(keys): key {int(bad[0])} is out of range for S={key_len}; expected -{key_len}..{key_len - 1}"
+        )
+    distinct: Tensor = torch.unique(torch.where(t < 0, t + key_len, t))
+    return distinct

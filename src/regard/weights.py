@@ -41,9 +41,9 @@ class AttentionWeights:
     >>> weights[0, 3, 5, :8].sum()
     tensor(1.0000)
 
-    ``weights @ x``, :attr:`lse`, :meth:`entropy`, indexing and :meth:`to_dense` are differentiable; the other statistics are
-    measurements and carry no gradient. The weights are those before dropout. With sinks a row sums to less than 1. A row
-    that may read no key is 0, its lse -inf. Masked entries are 0.
+    ``weights @ x``, :attr:`lse`, :meth:`entropy`, indexing and :meth:`to_dense` are differentiable; the other
+    statistics are measurements and carry no gradient. The weights are those before dropout. With sinks a row sums to
+    less than 1. A row that may read no key is 0, its lse -inf. Masked entries are 0.
 
     Attributes:
         shape: (..., H, L, S), without H for inputs without heads.
@@ -65,30 +65,39 @@ class AttentionWeights:
 
     @property
     def shape(self) -> torch.Size:
-        b, h, query_len, key_len = self._problem.dims
+        """(..., H, L, S), or (..., L, S) for inputs without heads."""
+        _, h, query_len, key_len = self._problem.dims
         heads = () if self._layout.headless else (h,)
         return torch.Size((*self._layout.batch_shape, *heads, query_len, key_len))
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of query, that of single entries; statistics are float32 at least."""
         return self._problem.q.dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of query."""
         return self._problem.q.device
 
     @property
     def lse(self) -> Tensor:
+        """The log-sum-exp of each row's scores, sinks included, (..., H, L); -inf for a row without keys."""
         return self._layout.unfold(self._lse)
 
     @property
-    def mT(self) -> TransposedWeights:  # noqa: N802 (torch's name)
+    def mT(self) -> TransposedWeights:
         """The transposed operator, (..., H, S, L): ``weights.mT @ y``."""
         return TransposedWeights(self)
+
+    def detach(self) -> AttentionWeights:
+        """The same weights outside of autograd: they keep query and key alive, and nothing of the graph."""
+        return AttentionWeights(self._checked().detach(), self._lse.detach(), self._layout, self.mask, self.plan)
 
     def _checked(self) -> Problem:
         """The problem, if query and key still are what the weights were computed from."""
@@ -106,7 +115,9 @@ class AttentionWeights:
         return out[..., 0] if vector else out
 
     def entropy(self) -> Tensor:
-        """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; one fused pass. A sink is not an entry."""
+        """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; one fused pass. A sink is not an
+        entry.
+        """
         return self._layout.unfold(statistics.entropy(self._checked(), self._lse))
 
     def received(self) -> Tensor:
@@ -117,7 +128,8 @@ class AttentionWeights:
         """A map of rows x cols cells, (..., H, rows, cols).
 
         "mean" sums over the keys of a cell and averages over its queries, so that a pooled row sums to what a row does;
-        "max" is the largest weight in the cell. Cell r holds the queries ``r * L // rows`` up to ``(r + 1) * L // rows``.
+        "max" is the largest weight in the cell. Cell r holds the queries ``r * L // rows`` up to ``(r + 1) * L //
+        rows``.
         """
         weight_checks.check_pool(rows, cols, reduce, self.shape)
         return self._layout.unfold(statistics.pool(self._checked(), self._lse, rows, cols, reduce))
@@ -137,7 +149,9 @@ class AttentionWeights:
         return self._layout.unfold(indexing.diagonal(self._checked(), self._lse, offset))
 
     def distance(self) -> Tensor:
-        """The mean distance of what each row reads, (..., H, L): ``sum_j A_ij |p_i - j|`` in tokens, with ``p_i = S - L + i``."""
+        """The mean distance of what each row reads, (..., H, L): ``sum_j A_ij |p_i - j|`` in tokens, with ``p_i = S -
+        L + i``.
+        """
         return self._layout.unfold(statistics.distance(self._checked(), self._lse))
 
     def mass(self, keys: int | slice | list[int] | Tensor) -> Tensor:
@@ -159,7 +173,9 @@ class AttentionWeights:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray[Any, Any]:
         if copy is False:
-            raise ValueError("numpy.asarray(weights, copy=False): the weights are not stored, so an array is always made")
+            raise ValueError(
+                "numpy.asarray(weights, copy=False): the weights are not stored, so an array is always made"
+            )
         dense = self.to_dense().detach().cpu()
         dense = dense.float() if dense.dtype == torch.bfloat16 else dense
         array: ndarray[Any, Any] = dense.numpy()
@@ -194,15 +210,19 @@ class TransposedWeights:
 
     @property
     def shape(self) -> torch.Size:
+        """(..., H, S, L)."""
         *lead, query_len, key_len = self._weights.shape
         return torch.Size((*lead, key_len, query_len))
 
     @property
-    def mT(self) -> AttentionWeights:  # noqa: N802 (torch's name)
+    def mT(self) -> AttentionWeights:
+        """The weights themselves."""
         return self._weights
 
     def __matmul__(self, y: Tensor) -> Tensor:
-        """``A.mT @ y``: (..., H, S, L) @ (..., H, L, N) to (..., H, S, N); y (L,) gives (..., H, S). Carries no gradient."""
+        """``A.mT @ y``: (..., H, S, L) @ (..., H, L, N) to (..., H, S, N); y (L,) gives (..., H, S). Carries no
+        gradient.
+        """
         w = self._weights
         heads = w._problem.q.shape[1]
         weight_checks.check_operand(y, self.shape, heads, axis_name="L", name="y")

@@ -18,8 +18,8 @@ LARGEST = 1e12
 
 
 def sanitize(problem: Problem, v: Tensor) -> tuple[Problem, Tensor]:
-    """The same problem with zeros in keys and values that nobody may read and in queries that read nothing, if these hold
-    anything that could leak: a weight of 0 times NaN is NaN, and so is a score of NaN plus -inf.
+    """The same problem with zeros in keys and values that nobody may read and in queries that read nothing, if these
+    hold anything that could leak: a weight of 0 times NaN is NaN, and so is a score of NaN plus -inf.
 
     Padding and the unwritten end of a cache hold anything; finding out costs one pass over q, k and v.
     """

@@ -1,4 +1,6 @@
-"""One tile on one device: PyTorch's fused op that returns (out, lse), and its backward given the row's global out and lse."""
+"""One tile on one device: PyTorch's fused op that returns (out, lse), and its backward given the row's global out and
+lse.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _BACKWARD = getattr(_BACKWARD, "default", None)
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why there is no fused op for this device; None if there is one. The op is private to PyTorch, so it is probed for."""
+    """Why there is no fused op for this device; None if there is one. The op is private to PyTorch, so it is probed
+    for.
+    """
     if device.type != "cpu":
         return f"no fused op is used on {device.type} yet"
     if _FORWARD is None or _BACKWARD is None:
@@ -23,7 +27,9 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+def flash(
+    q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
     """Attention over one tile: q (B, H, R, D), k (B, Hkv, C, D), v (B, Hkv, C, Dv) to (B, H, R, Dv) and lse (B, H, R).
 
     A causal tile lets row r read keys 0..r. The lse of a row that reads nothing is 0.0 and not -inf: it is the caller's
@@ -56,13 +62,15 @@ def flash_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The tile's share of the gradients of q, k, v, given the *global* out (B, H, R, Dv) and lse (B, H, R) of its rows.
 
-    ``dS = P * (grad @ v.mT - rowsum(grad * out) + grad_lse)`` with ``P = exp(S - lse)``: right for any part of the keys.
+    ``dS = P * (grad @ v.mT - rowsum(grad * out) + grad_lse)`` with ``P = exp(S - lse)``: right for any part of the
+    keys.
     """
     assert _BACKWARD is not None
     d, dv, factor = q.shape[-1], v.shape[-1], scale
     q, scale = _positive(q, scale)
     if grad_lse is not None:
-        # The op knows no grad_lse. A column where grad is 1, out is -grad_lse and v is 0 puts it into rowsum(grad * out).
+        # The op knows no grad_lse. A column where grad is 1, out is -grad_lse and v is 0 puts it into rowsum(grad *
+        # out).
         grad = torch.cat([grad, torch.ones_like(grad[..., :1])], dim=-1)  # (B, H, R, Dv + 1)
         out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], dim=-1)
         v = F.pad(v, (0, 1))
@@ -92,7 +100,8 @@ def flash_backward(
 
 class _Folding:
     """Grouped heads without a repeated key: a group becomes rows of its key head where every row reads the same keys,
-    and otherwise the key head is given with a stride of 0 over its group."""
+    and otherwise the key head is given with a stride of 0 over its group.
+    """
 
     def __init__(self, q: Tensor, k: Tensor, additive: Tensor | None, *, causal: bool) -> None:
         self.batch, self.heads, self.len = q.shape[0], q.shape[1], q.shape[2]
@@ -102,7 +111,9 @@ class _Folding:
         self.into_rows = not causal and row_free
 
     def rows(self, t: Tensor) -> Tensor:
-        """(B, H, R, ...) of queries, folded: (B, Hkv, G * R, ...) or (B * Hkv, G, R, ...); the last axis gets stride 1."""
+        """(B, H, R, ...) of queries, folded: (B, Hkv, G * R, ...) or (B * Hkv, G, R, ...); the last axis gets stride
+        1.
+        """
         if self.group > 1:
             width = t.shape[-1]
             if self.into_rows:
@@ -144,7 +155,7 @@ def _positive(q: Tensor, scale: float) -> tuple[Tensor, float]:
 
 
 def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The op wants one width for q, k and v: the narrower side is padded with zeros, which add nothing to any product."""
+    """The op wants one width for q, k and v: zeros pad the narrower side, and add nothing to any product."""
     width = max(q.shape[-1], v.shape[-1])
     return _pad(q, width), _pad(k, width), _pad(v, width)
 

@@ -12,13 +12,10 @@ from regard.engine.tiles import Tile, compile_tiles
 
 __all__ = ["Plan", "make_plan"]
 
-# Below this many scores, and with widths that no fused op takes as they are, one block of plain PyTorch is the fastest there is.
-SMALL = 1 << 16
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What ran: ``kernel`` is "flash" (PyTorch's fused op), "rows" (blocks of rows) or "reference" (the L x S matrix)."""
+    """What ran: ``kernel`` is "flash" (PyTorch's fused op), "rows" (blocks of rows) or "reference" (L x S memory)."""
 
     kernel: str
     reason: str
@@ -45,12 +42,12 @@ def make_plan(problem: Problem, v: Tensor, impl: str) -> Plan:
     reason = _not_fused(problem, v)
     if reason is not None and impl == "fused":
         raise ValueError(f'impl="fused": {reason}; use impl="auto", which runs it in blocks of rows in O(L) memory')
-    b, h, query_len, key_len = problem.dims
-    if reason is None and impl == "auto" and v.shape[-1] != problem.q.shape[-1] and b * h * query_len * key_len <= SMALL:
-        reason = f"widths D={problem.q.shape[-1]} and Dv={v.shape[-1]} differ and the problem is one small block"
     if reason is not None:
         return Plan("rows", reason)
-    return Plan("flash", f"PyTorch's fused op on {problem.q.device.type}", compile_tiles(problem), query_len * key_len)
+    ran = f"PyTorch's fused op on {problem.q.device.type}"
+    if problem.bias is not None and problem.bias.requires_grad:
+        ran += " (backward in blocks of rows, for the bias)"
+    return Plan("flash", ran, compile_tiles(problem), problem.q.shape[2] * problem.k.shape[2])
 
 
 def _not_fused(problem: Problem, v: Tensor) -> str | None:

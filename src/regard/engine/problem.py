@@ -12,8 +12,8 @@ from torch import Tensor
 
 __all__ = ["MaskView", "Options", "Problem", "compute_dtype", "crop", "pick"]
 
-# Scores that may be in memory at once, over all batches and heads. 2^21 float32 are 8 MB: about a core's private cache, and
-# measured on CPU no slower than anything larger.
+# Scores that may be in memory at once, over all batches and heads. 2^21 float32 are 8 MB: about a core's private
+# cache, and measured on CPU no slower than anything larger.
 BLOCK_ELEMENTS = 1 << 21
 
 
@@ -51,7 +51,9 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Scores ``cap(scale * q @ k.mT) + bias`` under a mask: q (B, H, L, D), k (B, Hkv, S, D), bias (B|1, H|1, L|1, S|1)."""
+    """Scores ``cap(scale * q @ k.mT) + bias`` under a mask: q (B, H, L, D), k (B, Hkv, S, D), bias (B|1, H|1, L|1,
+    S|1).
+    """
 
     q: Tensor
     k: Tensor
@@ -122,8 +124,8 @@ class Problem:
         return reduce(torch.logical_and, parts) if parts else None
 
     def additive(self, rows: slice, keys: slice) -> Tensor | None:
-        """The bias of a block with -inf where it may not be read, in the dtype of the fused op's mask; None if nothing."""
-        allowed, dtype = self.allowed(rows, keys), self.q.dtype
+        """The bias of a block with -inf where it may not be read, float32 at least; None if nothing."""
+        allowed, dtype = self.allowed(rows, keys), compute_dtype(self.q.dtype)
         bias = None if self.bias is None else crop(self.bias, rows, keys).to(dtype)
         if allowed is None:
             return bias
@@ -154,7 +156,11 @@ class Problem:
         allowed = self.allowed(rows, keys)
         if allowed is None:
             return scores
-        return scores.masked_fill(~allowed, -torch.inf) if scores.requires_grad else scores.masked_fill_(~allowed, -torch.inf)
+        return (
+            scores.masked_fill(~allowed, -torch.inf)
+            if scores.requires_grad
+            else scores.masked_fill_(~allowed, -torch.inf)
+        )
 
 
 def crop(t: Tensor, rows: slice, keys: slice) -> Tensor:

@@ -1,4 +1,6 @@
-"""Attention in blocks of rows, in plain PyTorch: for what no fused op can do (softcap, dropout, the gradient of a bias)."""
+"""Attention in blocks of rows, in plain PyTorch: for what no fused op can do (softcap, dropout, the gradient of a
+bias).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ __all__ = ["backward", "forward", "keep_block"]
 
 
 def keep_block(seed: int, start: int, shape: torch.Size, dropout: float, device: torch.device) -> Tensor:
-    """Which weights of the block of rows from ``start`` dropout keeps; the same in the forward and the backward pass."""
+    """Which weights of the block of rows from ``start`` dropout keeps; the same in the forward and the backward."""
     generator = torch.Generator(device).manual_seed((seed + start) % (1 << 63))
     return torch.rand(shape, generator=generator, device=device) >= dropout
 
@@ -77,7 +79,7 @@ def backward(
 
 
 def _finite(lse: Tensor) -> Tensor:
-    """lse with 0 for rows without keys: exp(-inf - 0) is 0, exp(-inf - -inf) is NaN."""
+    """Lse with 0 for rows without keys: exp(-inf - 0) is 0, exp(-inf - -inf) is NaN."""
     return lse.masked_fill(lse == -torch.inf, 0)
 
 

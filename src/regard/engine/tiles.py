@@ -1,7 +1,7 @@
 """From a problem to tiles: rectangles of (queries x keys) in which there is work; what no query may read is in none.
 
-A first form: causal masks, masks of keys and intervals of keys per block of rows. A compiler for the whole algebra of masks
-replaces :func:`compile_tiles` and nothing else.
+A first form: causal masks, masks of keys and intervals of keys per block of rows. A compiler for the whole algebra of
+masks replaces :func:`compile_tiles` and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ __all__ = ["Tile", "compile_tiles"]
 
 # With this few rows a triangle costs more in calls and merging than the mask of one block.
 FEW_ROWS = 32
+
+# What the float mask of one tile may hold: 16 MB in float32.
+MASK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Tile:
     @property
     def entries(self) -> int:
         """How many (query, key) pairs the tile computes."""
-        r, c = self.rows.stop - self.rows.start, self.keys.stop - self.keys.start
+        r: int = self.rows.stop - self.rows.start
+        c: int = self.keys.stop - self.keys.start
         if self.kind != "causal":
             return r * c
         corner = min(r, c)
@@ -77,7 +81,9 @@ def compile_tiles(problem: Problem) -> tuple[Tile, ...]:
 
 def _mask_elements(problem: Problem) -> int:
     """How many scores a block may have so that its mask, often one for all heads and batches, stays small."""
-    b, h, _, _ = problem.dims
+    b, h, query_len, key_len = problem.dims
+    if b * h * query_len * key_len <= MASK_ELEMENTS:
+        return MASK_ELEMENTS
     shared = 1
     rest, bias = problem.options.rest, problem.bias
     if rest is not None:
@@ -87,4 +93,4 @@ def _mask_elements(problem: Problem) -> int:
         shared = max(shared, bias.shape[0] * bias.shape[1])
     if problem.options.valid is not None:
         shared = max(shared, problem.options.valid.shape[0] * problem.options.valid.shape[1])
-    return (1 << 22) * (b * h) // shared
+    return MASK_ELEMENTS * b * h // shared

@@ -1,8 +1,9 @@
 """Masks as values that compose: ``causal() & window(512) & documents(ids)``.
 
-A mask says which keys a query may read; True = may attend, everywhere. It is never stored as an L x S matrix: it is a rule
-that can be asked for any block of itself, and :mod:`regard.engine` turns the rule into work that is done and work that is
-not. Positions: query i of L stands at position S - L + i of the S keys, so that the last query sees the last key.
+A mask says which keys a query may read; True = may attend, everywhere. It is never stored as an L x S matrix: it is a
+rule that can be asked for any block of itself, and :mod:`regard.engine` turns the rule into work that is done and work
+that is not. Positions: query i of L stands at position S - L + i of the S keys, so that the last query sees the last
+key.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ __all__ = ["Mask", "Sizes", "band", "causal", "dense", "documents", "padding", "
 
 
 def causal(offset: int | None = None) -> Mask:
-    """Query i reads key j if ``j <= i + offset``; with ``offset=None`` it is S - L, so that the last query sees every key.
+    """Query i reads key j if ``j <= i + offset``; with ``offset=None`` it is S - L, so that the last query sees every
+    key.
 
     >>> from regard import masks
     >>> print(masks.causal().picture(3, 5))
@@ -119,7 +121,8 @@ def where(rule: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Mask:
     ■·■
 
     Args:
-        rule: called with integer tensors b (batch, counted over all leading axes), h (head), q (0 .. L-1) and kv (0 .. S-1).
+        rule: called with integer tensors b (batch, counted over all leading axes), h (head), q (0 .. L-1) and kv (0 ..
+            S-1).
     """
     if not callable(rule):
         raise TypeError(f"where(): rule must be a function of (b, h, q, kv), got {type(rule).__name__}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,11 +26,12 @@ class Sizes:
     heads: int
     query_len: int
     key_len: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     headless: bool = False
 
     @property
     def batch(self) -> int:
+        """B: all leading axes counted together."""
         return int(torch.Size(self.batch_shape).numel())
 
     @property
@@ -52,7 +53,9 @@ class Mask(ABC):
 
     @abstractmethod
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
-        """Whether query ``q`` of batch ``b``, head ``h`` may read key ``kv``: integer tensors that broadcast, to boolean."""
+        """Whether query ``q`` of batch ``b``, head ``h`` may read key ``kv``: integer tensors that broadcast, to
+        boolean.
+        """
 
     def bind(self, sizes: Sizes) -> Mask:
         """This mask checked against ``sizes``, its tensors 4-dimensional where they are indexed by batch and head."""
@@ -70,7 +73,8 @@ class Mask(ABC):
         b, h = dims[0].view(-1, 1, 1, 1), dims[1].view(1, -1, 1, 1)  # (B, 1, 1, 1), (1, H, 1, 1)
         out = self.allowed(b, h, q.view(1, 1, -1, 1), kv.view(1, 1, 1, -1), sizes)  # broadcasts to (B, H, rows, keys)
         validation.check_mask_result(out)
-        # A rule that ignores the batch or the head leaves these axes at 1; one that ignores a position is widened to it.
+        # A rule that ignores the batch or the head leaves these axes at 1; one that ignores a position is widened to
+        # it.
         out = out.view((1,) * (4 - out.dim()) + tuple(out.shape))
         return out.expand(out.shape[0], out.shape[1], len(q), len(kv))
 
@@ -132,7 +136,9 @@ class Mask(ABC):
         )
 
     def picture(self, query_len: int, key_len: int | None = None, *, width: int = 64) -> str:
-        """The mask drawn in characters, queries down and keys across: ■ may attend, · may not, ▒ a cell with some of both."""
+        """The mask drawn in characters, queries down and keys across: ■ may attend, · may not, ▒ a cell with some of
+        both.
+        """
         full = self.to_dense(query_len, key_len)
         while full.dim() > 2:
             full = full[0]
@@ -178,7 +184,8 @@ class And(Mask):
 
     def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
         (a, b), (c, d) = self.left.key_range(start, stop, sizes), self.right.key_range(start, stop, sizes)
-        return max(a, c), max(max(a, c), min(b, d))
+        low = max(a, c)
+        return low, max(low, min(b, d))
 
     def __repr__(self) -> str:
         return " & ".join(f"({m!r})" if isinstance(m, Or) else repr(m) for m in (self.left, self.right))

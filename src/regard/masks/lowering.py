@@ -32,7 +32,7 @@ class _View:
 
 
 def lower(mask: Mask | None, sizes: Sizes) -> dict[str, Any]:
-    """The factors of a bound mask by what the kernels can be told: ``causal`` int, ``valid`` (B|1, 1, 1, S), ``rest``."""
+    """The factors of a bound mask by what kernels can be told: ``causal`` int, ``valid`` (B|1, 1, 1, S), ``rest``."""
     if mask is None:
         return {}
     out: dict[str, Any] = {}
