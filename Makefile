@@ -26,6 +26,7 @@ help:
 # Two steps, so that the build backend comes from the same pins as the rest: an isolated build would ignore them.
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): once, and a few minutes where packages must be downloaded."
+	@$(PYTHON) -c 'import sys; sys.exit("make needs Python 3.11 or newer; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) hatchling
 	$(PIP) --no-build-isolation -e '.[all]'

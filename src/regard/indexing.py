@@ -55,7 +55,8 @@ def orthogonal(problem: Problem, lse: Tensor, parts: tuple[Part, Part, Part, Par
     dtype = compute_dtype(problem.q.dtype)
     o, (_, heads, _, _) = problem.options, problem.dims
     kv_heads = problem.k.shape[1]
-    q = _take(_take(_take(problem.q, 0, bs), 1, hs), 2, rows).to(dtype) * o.scale  # (b, h, r, D)
+    q = _take(_take(_take(problem.q, 0, bs), 1, hs), 2, rows).to(dtype)  # (b, h, r, D)
+    q = (q * o.scale).contiguous()  # heads cut from one projection would be copied once more by the product
     k = _take(_take(problem.k, 0, bs), 2, keys)  # (b, Hkv, c, D)
     if kv_heads == heads:
         k = _take(k, 1, hs)  # (b, h, c, D)
@@ -75,7 +76,11 @@ def orthogonal(problem: Problem, lse: Tensor, parts: tuple[Part, Part, Part, Par
 
 
 def _weight(scores: Tensor, lse: Tensor, allowed: Tensor | None) -> Tensor:
+    """``exp(score - lse)``, 0 where not allowed; overwrites the scores unless autograd needs them."""
     lse = torch.where(lse == -torch.inf, 0, lse)  # a row without keys: every score is -inf, and so its weights 0
+    if not (torch.is_grad_enabled() and (scores.requires_grad or lse.requires_grad)):
+        scores = scores.sub_(lse)
+        return (scores if allowed is None else scores.masked_fill_(~allowed, -torch.inf)).exp_()
     if allowed is not None:
         scores = torch.where(allowed, scores, -torch.inf)
     return torch.exp(scores - lse)

@@ -57,16 +57,16 @@ def check_input(given: Any, width: int, name: str, width_name: str, weight: Tens
         raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
     if given.dim() < 2:
         raise ValueError(
-            f"{name} must have at least 2 axes, (..., length, {width_name}), got shape {tuple(given.shape)}"
+            f"{name} must have at least 2 axes (..., length, {width_name}), got shape {tuple(given.shape)}"
         )
     if given.shape[-1] != width:
-        swapped = "; batch and length come before the width" if width in given.shape[:-1] else ""
+        hint = "; the width comes last, after batch and length" if width in given.shape[:-1] else ""
         raise ValueError(
-            f"{name} must have the width {width_name}={width} in its last axis, got {tuple(given.shape)}{swapped}"
+            f"{name} must have the width {width_name}={width} in its last axis, got {tuple(given.shape)}{hint}"
         )
     if given.device != weight.device:
         raise ValueError(
-            f"{name} must be on the layer's device {weight.device}, got {given.device}; move one with .to(...)"
+            f"{name} must be on the layer's device {weight.device}, got {given.device}; move it with .to(...)"
         )
     if given.dtype != weight.dtype and not torch.is_autocast_enabled(given.device.type):
         raise TypeError(
@@ -90,7 +90,7 @@ def check_embeddings(x: Any, d_model: int, device: torch.device) -> None:
     if x.dim() < 2 or x.shape[-1] != d_model:
         raise ValueError(f"x must have shape (..., L, d_model) with d_model={d_model}, got {tuple(x.shape)}")
     if x.device != device:
-        raise ValueError(f"x must be on the module's device {device}, got {x.device}; move one with .to(...)")
+        raise ValueError(f"x must be on the module's device {device}, got {x.device}; move it with .to(...)")
 
 
 def check_d_context(d_context: Any) -> tuple[int, int] | None:
@@ -109,19 +109,18 @@ def check_context(
     """The pair (key_input, value_input) of what a user passed as context; their widths, batch axes and lengths fit."""
     if context is None:
         raise ValueError(
-            f"context must be given: this layer reads a context, d_context={widths}, and cannot attend to x itself"
+            f"context must be given, got None: the layer was made for one, d_context={widths}, and cannot read x itself"
         )
     pair = isinstance(context, tuple | list)
     if pair and len(context) != 2:
         raise ValueError(f"context must be a tensor or a pair (key_input, value_input), got {len(context)} of them")
     if not pair and widths[0] != widths[1]:
         raise ValueError(
-            f"context must be a pair (key_input, value_input): this layer's differ in width, d_context={widths}"
+            f"context must be a pair (key_input, value_input) of widths d_context={widths}, got one tensor"
         )
     inputs = (context[0], context[1]) if pair else (context, context)
-    for t, width, name in zip(
-        inputs, widths, ("context[0]", "context[1]") if pair else ("context", "context"), strict=True
-    ):
+    names = ("context[0]", "context[1]") if pair else ("context", "context")
+    for t, width, name in zip(inputs, widths, names, strict=True):
         check_input(t, width, name, width_name, weight)
         if t.shape[:-2] != x.shape[:-2]:
             raise ValueError(
@@ -151,9 +150,7 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
     """Positions [offset, offset + length) are rows of the table."""
     if isinstance(offset, Tensor):
         if offset.dtype.is_floating_point or offset.dtype.is_complex or offset.dtype == torch.bool:
-            raise TypeError(
-                f"offset must be an integer or an integer tensor, got {str(offset.dtype).removeprefix('torch.')}"
-            )
+            raise TypeError(f"offset must be an integer or an integer tensor, got {_name(offset.dtype)}")
         if offset.dim() and tuple(offset.shape) != batch_shape:
             raise ValueError(
                 f"offset must be an integer, or one for each sequence of x: expected shape {batch_shape}, "

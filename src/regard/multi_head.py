@@ -152,8 +152,9 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: (L, d_in), (B, L, d_in), or with more batch axes.
             context: what keys and values are made of, (..., S, width), or a pair (key_input, value_input); x if None.
-            mask: a :class:`regard.masks.Mask`, or a boolean tensor that broadcasts to (..., H, L, S); True = may
-                attend. It reaches every head. A position that may read none has the output ``out_proj(0)``.
+            mask: a :class:`regard.masks.Mask`, or a boolean tensor that broadcasts to (..., H, L, S), so that one a
+                sequence is (B, 1, L, S); True = may attend. It reaches every head. A position that may read nothing has
+                the output ``out_proj(0)``.
             need_weights: also return the weights; the output does not change.
 
         Returns:

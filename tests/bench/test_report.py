@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -10,7 +12,7 @@ from regard.bench.case import Bar, Case, Measured
 from regard.bench.machine import Machine
 from regard.bench.timing import Spread
 
-MACHINE = Machine("a processor", 2, 1, "AVX2", "2.13.0", "3.11.7", "Linux x86_64", 123.456)
+MACHINE = Machine("a processor", 2, 1, "AVX2", "2.13.0", "3.11.7", "Linux x86_64", 123.456, 0.25)
 
 
 def build():
@@ -58,6 +60,7 @@ def test_json_holds_all_that_a_reader_needs():
         "python": "3.11.7",
         "system": "Linux x86_64",
         "peak_gflops": 123.5,
+        "load": 0.25,
     }
     good, slow, wrong = document["cases"]
     assert good == {
@@ -112,11 +115,43 @@ def test_the_machines_peak_stands_beside_the_numbers():
 def test_the_drawn_table_says_what_the_plain_one_says(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     drawn = printed(capsys, make(GOOD, SLOW, WRONG))
-    for words in ("1.250 [1.200, 1.280]", "12 MB", "100 µs [90, 110]", "missed", "failed", "slow misses difference"):
+    for words in (
+        "1.250x",
+        "1.200 to 1.280",
+        "12 MB",
+        "+100.0 µs",
+        "90.0 to 110.0",
+        "1.3x, 300 MB",
+        "missed",
+        "failed",
+        "slow misses difference",
+    ):
         assert words in drawn
         assert words in bench.to_text(make(GOOD, SLOW, WRONG))
 
 
 def test_without_rich_the_table_is_plain_text(capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     assert printed(capsys, make(GOOD, SLOW)) == bench.to_text(make(GOOD, SLOW)) + "\n"
+
+
+def test_a_narrow_terminal_loses_the_quartiles_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    drawn = printed(capsys, make(GOOD, SLOW, WRONG))
+    assert "1.200 to 1.280" not in drawn
+    row = next(line for line in drawn.splitlines() if line.startswith("good"))
+    for words in ("500 ms", "400 ms", "1.250x", "12 MB", "1.3x, 300 MB", "met"):
+        assert words in row
+
+
+@pytest.mark.parametrize(("load", "warned"), [(5.0, True), (1.01, True), (1.0, False), (None, False)])
+def test_a_machine_that_others_use_is_named_as_such(load, warned):
+    report = dataclasses.replace(make(GOOD), machine=dataclasses.replace(MACHINE, load=load))
+    assert ("Others were using this machine" in bench.to_text(report)) is warned
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(15.46, "15.5 s"), (0.1133, "113 ms"), (0.00526, "5.26 ms"), (32.68e-6, "32.7 µs")]
+)
+def test_seconds_have_three_digits(seconds, words):
+    assert words in bench.to_text(make(dataclasses.replace(GOOD, subject=("s", seconds))))

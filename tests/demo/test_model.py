@@ -57,13 +57,19 @@ def test_every_parameter_receives_a_gradient(model: Decoder, tokens: torch.Tenso
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
-def test_the_start_depends_on_the_seed_alone() -> None:
-    states = []
-    for seed in (5, 5, 6):
+def test_initialising_depends_on_the_seed_alone(model: Decoder) -> None:
+    def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        states.append(Decoder(SMALL).embedding.weight.detach())
-    assert torch.equal(states[0], states[1])
-    assert not torch.equal(states[0], states[2])
+        model.initialise()
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    first = draw(5)
+    assert not (first == 7).any()
+    assert torch.equal(draw(5), first)
+    assert not torch.equal(draw(6), first)
 
 
 def test_a_longer_text_names_the_limit(model: Decoder) -> None:

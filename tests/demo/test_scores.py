@@ -14,7 +14,7 @@ from regard.demo import Decoder, load
 from regard.demo.scores import head_scores, induction, previous_token, repeat_twice
 from regard.demo.store import SHIPPED
 
-PERIOD = 50
+PERIOD = 64
 # Mean of 1 / (i + 1) over the second half: what a head without any preference would score.
 CHANCE = sum(1 / (i + 1) for i in range(PERIOD, 2 * PERIOD)) / PERIOD
 

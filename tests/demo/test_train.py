@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regard.demo import curve, load
+from regard.demo import Config, curve, load
 from regard.demo import fit as fitting
 from regard.demo.train import main
 
@@ -50,6 +50,16 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(trained: Path, 
     weights = [load(path)[0].embedding.weight for path in (trained, tmp_path / "same", tmp_path / "other")]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-3)
     assert not torch.allclose(weights[0], weights[2], rtol=0, atol=1e-2)
+
+
+def test_the_first_weights_leave_the_random_numbers_of_the_user_alone() -> None:
+    config = Config(vocab_size=20, d_model=8, num_heads=2, num_layers=1, d_mlp=8, context=8, max_len=8)
+    first = fitting._seeded_decoder(config, 3)
+    before = torch.get_rng_state()
+    second = fitting._seeded_decoder(config, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(text: str, tmp_path: Path, capsys) -> None:

@@ -18,10 +18,18 @@ from torch import Tensor
 from regard import AttentionWeights, attention, masks
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --remote-debugging-pipe"
-).split()
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -149,7 +157,9 @@ class Browser:
 
     def settle(self) -> None:
         """Waits until what was asked for has been drawn."""
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0))))")
+        self.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0))))"
+        )
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}

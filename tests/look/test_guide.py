@@ -29,15 +29,17 @@ def table(*heads: HeadScores, received: list[float] | None = None, tokens: tuple
 def test_the_strongest_induction_head_comes_first_with_its_chance() -> None:
     found = table(scored(0, 1), scored(2, 5, induction=0.614, induction_chance=0.021), scored(1, 0, induction=0.4))
     assert where_to_look(found)[0] == (
-        "Layer 2 head 5 is the strongest induction head: where a token occurred before, 0.61 of its weight lies on what "
-        "followed it then (chance 0.02)."
+        "Layer 2 head 5 is the strongest induction head: where a token occurred before, 0.61 of its weight lies on "
+        "what followed it then (chance 0.02)."
     )
     assert (best(found).layer, best(found).head) == (2, 5)
 
 
 def test_an_induction_score_near_chance_is_not_called_one() -> None:
     found = table(scored(0, 1, induction=0.2, induction_chance=0.1), scored(1, 0, entropy=0.5))
-    assert where_to_look(found)[0].startswith("No head shows induction on this text: the best, layer 0 head 1, has 0.20")
+    assert where_to_look(found)[0].startswith(
+        "No head shows induction on this text: the best, layer 0 head 1, has 0.20"
+    )
     assert (best(found).layer, best(found).head) == (1, 0)
 
 
@@ -48,10 +50,13 @@ def test_without_repeats_nothing_is_said_of_induction() -> None:
 
 def test_previous_and_first_token_heads_are_counted() -> None:
     found = table(
-        scored(0, 0, previous_token=0.94), scored(0, 1, previous_token=0.6), scored(1, 0, previous_token=0.5, first_token=0.2)
+        scored(0, 0, previous_token=0.94),
+        scored(0, 1, previous_token=0.6),
+        scored(1, 0, previous_token=0.5, first_token=0.2),
     )
     said = where_to_look(found)
-    assert "Layer 0 head 0 looks at the previous token: 0.94 of its weight lies there. 2 other heads give it at least half." in said
+    previous = "Layer 0 head 0 looks at the previous token: 0.94 of its weight lies there."
+    assert f"{previous} 2 other heads give it at least half." in said
     assert "No head rests on the first token: the most is 0.20 of the weight, by layer 1 head 0." in said
 
 

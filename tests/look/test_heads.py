@@ -64,7 +64,9 @@ def test_scores_equal_a_dense_computation(some_weights: Make) -> None:
     assert torch.allclose(table.received[0], dense.sum(1).float(), atol=1e-5)
 
 
-def test_induction_is_the_same_in_blocks_of_any_size(layers: list[AttentionWeights], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_induction_is_the_same_in_blocks_of_any_size(
+    layers: list[AttentionWeights], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = torch.tensor([1, 2, 3, 1, 2, 3, 1, 5, 5, 2, 3, 9])
     whole = [scores.induction for scores in head_table(layers, token_ids=ids).heads]
     monkeypatch.setattr(heads, "BLOCK_ENTRIES", 3 * 12 * 5)
@@ -154,7 +156,7 @@ def test_progress_is_told_of_every_layer(layers: list[AttentionWeights]) -> None
 
 
 def scored(layer: int, head: int, **scores: float) -> HeadScores:
-    values = {name: math.nan for name in heads.SCORES} | scores
+    values = dict.fromkeys(heads.SCORES, math.nan) | scores
     return HeadScores(layer=layer, head=head, top_key=0, **values)
 
 

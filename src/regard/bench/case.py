@@ -126,9 +126,9 @@ class Measured:
     def value(self, quantity: Quantity) -> float | None:
         """The median of a quantity, in the unit of its bar."""
         if quantity == "ratio":
-            return self.ratio and self.ratio.median
+            return None if self.ratio is None else self.ratio.median
         if quantity == "difference":
-            return self.difference and self.difference.median
+            return None if self.difference is None else self.difference.median
         if quantity == "memory":
             return self.memory
         return self.subject and self.subject[1]

@@ -55,8 +55,14 @@ def layer_duel(work: Work, batch: int = 8, query_len: int = 128, d_model: int = 
 
         def check_step() -> str:
             truth = _truth(theirs, x, grad)
-            got, peer = (_gradients(layer, run, x) for layer, run in zip((ours, theirs), runs, strict=True))
-            names = ("output", "gradient of the input", "gradient of the output projection")
+            got = _gradients(ours, ("in_proj.weight", "out_proj.weight"), runs[0], x)
+            peer = _gradients(theirs, ("in_proj_weight", "out_proj.weight"), runs[1], x)
+            names = (
+                "output",
+                "gradient of the input",
+                "gradient of the projections in",
+                "gradient of the projection out",
+            )
             used = max(within_budget(*each) for each in zip(names, got, peer, truth, strict=True))
             return f"output and gradients against float64: {used:.2f} of the budget"
 
@@ -110,13 +116,15 @@ def _step(forward: Callable[[Tensor], Tensor], grad: Tensor, x: Tensor) -> Tenso
     return output
 
 
-def _gradients(layer: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(
+    layer: nn.Module, projections: tuple[str, str], run: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, ...]:
     x = _fresh(layer, x)
     output = run(x).detach()
-    projection = layer.get_parameter("out_proj.weight")
-    if x.grad is None or projection.grad is None:
-        raise Disagreement("backward() left no gradient on the input or the output projection")
-    return output, x.grad, projection.grad
+    found = [output, x.grad, *(layer.get_parameter(name).grad for name in projections)]
+    if any(tensor is None for tensor in found):
+        raise Disagreement("backward() left no gradient on the input or a projection")
+    return tuple(tensor for tensor in found if tensor is not None)
 
 
 def _truth(layer: nn.MultiheadAttention, x: Tensor, grad: Tensor | None, work: Work = "training") -> tuple[Tensor, ...]:
@@ -129,7 +137,7 @@ def _truth(layer: nn.MultiheadAttention, x: Tensor, grad: Tensor | None, work: W
     result = reference.attention(q, k, v)
     output = exact.out_proj(result.output.transpose(1, 2).flatten(2))
     if grad is not None:
-        gradients = torch.autograd.grad(output, (x, exact.out_proj.weight), grad.double())
+        gradients = torch.autograd.grad(output, (x, exact.in_proj_weight, exact.out_proj.weight), grad.double())
         return (output.detach(), *gradients)
     weights = result.weights.mean(1) if work == "mean" else result.weights
     return output.detach(), weights.detach()
@@ -138,7 +146,7 @@ def _truth(layer: nn.MultiheadAttention, x: Tensor, grad: Tensor | None, work: W
 def _case(name: str, work: Work, what: str) -> Case:
     return Case(
         name,
-        "layer",
+        "layers",
         f"MultiHeadAttention (8, 128, 512), 8 heads, {what}",
         partial(layer_duel, work),
         (Bar("ratio", 1),),
@@ -146,8 +154,8 @@ def _case(name: str, work: Work, what: str) -> Case:
 
 
 CASES = (
-    _case("layer-inference", "output", "inference"),
+    _case("layer", "output", "inference"),
     _case("layer-weights", "weights", "inference with each head's dense weights"),
-    _case("layer-mean-weights", "mean", "inference with the heads' mean weights"),
+    _case("layer-mean", "mean", "inference with the heads' mean weights"),
     _case("layer-training", "training", "training step"),
 )

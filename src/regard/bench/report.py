@@ -9,12 +9,12 @@ from typing import Any
 
 from regard.bench.case import UNITS, Bar, Measured
 from regard.bench.runner import Report
-from regard.bench.timing import Spread
 
 __all__ = ["SCHEMA", "show", "to_json", "to_text"]
 
 SCHEMA = 1
-HEADINGS = ("case", "regard", "peer", "ratio", "difference", "memory", "asked", "verdict")
+HEADINGS = ("case", "regard", "peer", "against it", "quartiles", "memory", "at most", "verdict")
+SPREAD = HEADINGS.index("quartiles")
 
 
 def show(report: Report) -> None:
@@ -26,14 +26,18 @@ def show(report: Report) -> None:
     except ModuleNotFoundError:
         print(to_text(report))
         return
-    colours = {"met": "green", "missed": "bold red", "failed": "bold red", "no bar": ""}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if index in (0, 6, 7) else "right", no_wrap=index == 0)
-    for result in report.results:
-        cells = _cells(result)
-        table.add_row(*(Text(cell) for cell in cells[:-1]), Text(cells[-1], style=colours[result.verdict]))
     console = Console(highlight=False)
+    colours = {"met": "green", "missed": "bold red", "failed": "bold red", "no bar": ""}
+    rows = [_cells(result) for result in report.results]
+    # The quartiles go first where the terminal is narrow; a table that wraps cannot be read.
+    columns = [index for index in range(len(HEADINGS)) if index != SPREAD or _width(rows) <= console.width]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index in columns:
+        left = HEADINGS[index] in ("case", "at most", "verdict")
+        table.add_column(HEADINGS[index], justify="left" if left else "right", no_wrap=True)
+    for result, row in zip(report.results, rows, strict=True):
+        *cells, verdict = (row[index] for index in columns)
+        table.add_row(*(Text(cell) for cell in cells), Text(verdict, style=colours[result.verdict]))
     console.print(Text(_heading(report)))
     console.print(table)
     for line in _endnotes(report):
@@ -43,9 +47,17 @@ def show(report: Report) -> None:
 def to_text(report: Report) -> str:
     """The report as plain text."""
     rows = [HEADINGS, *(_cells(result) for result in report.results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    widths = _widths(rows)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([_heading(report), *lines, *_endnotes(report)])
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(_widths(rows)) + 2 * (len(HEADINGS) - 1)
 
 
 def to_json(report: Report) -> str:
@@ -102,18 +114,18 @@ def _bar_record(result: Measured, bar: Bar) -> dict[str, Any]:
 
 def _heading(report: Report) -> str:
     machine = report.machine
-    return (
-        f"regard {report.version} on {machine.cpu}, {machine.cores} cores ({machine.vector}), "
-        f"{machine.threads} threads, torch {machine.torch}\n"
+    heading = (
+        f"regard {report.version}, torch {machine.torch}, {machine.threads} threads\n"
+        f"{machine.cpu}, {machine.cores} cores, {machine.vector}\n"
         f"float32 matrix product: {machine.peak:.0f} GFLOP/s at its best\n"
     )
+    if machine.busy:
+        heading += f"Others were using this machine (load {machine.load:.1f}): the numbers say little.\n"
+    return heading
 
 
 def _endnotes(report: Report) -> list[str]:
-    notes = [
-        "",
-        "ratio and difference: median within a round, quartiles in brackets; memory: peak beyond what was in use.",
-    ]
+    notes = ["", "Against it: median over the rounds. Memory: peak of one call beyond what was in use."]
     if report.quick:
         notes.append("A quick run: an impression, not a record.")
     for result in report.results:
@@ -132,29 +144,29 @@ def _measured(result: Measured, bar: Bar) -> str:
     return "not measured" if value is None else f"{value:.3g} {UNITS[bar.quantity]}".replace(" x", "x")
 
 
-def _cells(result: Measured) -> Sequence[str]:
+def _cells(result: Measured) -> tuple[str, ...]:
+    bars = result.case.bars
+    if any(bar.quantity == "difference" for bar in bars):
+        against, sign, digits, unit = result.difference, "+", ".1f", " µs"
+    else:
+        against, sign, digits, unit = result.ratio, "", ".3f", "x"
     return (
         result.case.name,
         _seconds(result.subject),
         _seconds(result.peer),
-        _spread(result.ratio, ".3f"),
-        _spread(result.difference, ".0f", " µs")
-        if any(bar.quantity == "difference" for bar in result.case.bars)
-        else "",
+        "" if against is None else f"{against.median:{sign}{digits}}{unit}",
+        "" if against is None else f"{against.low:{digits}} to {against.high:{digits}}",
         "" if result.memory is None else f"{result.memory:.0f} MB",
-        ", ".join(bar.describe() for bar in result.case.bars),
+        ", ".join(bar.describe().removeprefix("at most ") for bar in bars),
         result.verdict,
     )
-
-
-def _spread(spread: Spread | None, digits: str, unit: str = "") -> str:
-    return "" if spread is None else f"{spread.median:{digits}}{unit} [{spread.low:{digits}}, {spread.high:{digits}}]"
 
 
 def _seconds(timed: tuple[str, float] | None) -> str:
     if timed is None:
         return ""
     seconds = timed[1]
-    if seconds < 1e-3:
-        return f"{1e6 * seconds:.1f} µs"
-    return f"{1e3 * seconds:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"
+    return f"{1e6 * seconds:#.3g}".rstrip(".") + " µs"

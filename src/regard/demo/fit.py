@@ -39,7 +39,7 @@ class Settings:
         bfloat16: multiply matrices in bfloat16; quicker on a processor made for it.
     """
 
-    steps: int = 5000
+    steps: int = 3000
     seed: int = 0
     tokens_per_step: int = 4096
     repeated_share: float = 0.25
@@ -132,8 +132,11 @@ def fit(corpus: Corpus, out: str | Path, settings: Settings, config: Config | No
 
 def _seeded_decoder(config: Config, seed: int) -> Decoder:
     with torch.random.fork_rng(devices=[]):
+        model = Decoder(config)
+        # Seeded after construction: how many random numbers the layers draw for themselves is their own affair.
         torch.manual_seed(seed)
-        return Decoder(config)
+        model.initialise()
+    return model
 
 
 def _split(tokens: Tensor, context: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +180,7 @@ def _update(
         logits = model(inputs, offset=offset)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss.item()
@@ -221,6 +224,7 @@ def _record(
         "text": corpus.name,
         "files": len(corpus.documents),
         "settings": asdict(settings),
+        "steps_taken": curve[-1]["step"],
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seconds": round(seconds),

@@ -117,14 +117,16 @@ class Decoder(nn.Module):
         self.positions = PositionalEncoding(config.d_model, config.max_len)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.d_model)
-        self._initialise()
+        self.initialise()
 
-    def _initialise(self) -> None:
-        # Drawn here and not left to the layers, so that a seed means the same start whatever the layers' default is.
+    def initialise(self) -> None:
+        """Draw every parameter anew from torch's random numbers, whatever the layers' own defaults are."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=(3 * module.in_features) ** -0.5)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
         # Small, since the same numbers are the output: larger ones begin by predicting each token as its own successor.
         nn.init.normal_(self.embedding.weight, std=0.02)
         # Each layer adds to the stream twice; the scale keeps its variance from growing with depth at the start.

@@ -49,7 +49,7 @@ def _all_read(problem: Problem) -> bool:
 
 def _tame(t: Tensor) -> bool:
     # The 2-norm bounds every element, propagates NaN, and is the one such reduction that PyTorch vectorises on CPU.
-    return bool(torch.linalg.vector_norm(t) <= LARGEST)
+    return float(torch.linalg.vector_norm(t)) <= LARGEST  # False for NaN
 
 
 def forward(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor, Tensor]:

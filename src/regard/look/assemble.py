@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from regard.look.data import PageData, page_data
+from regard.look.collect import page_data
+from regard.look.data import PageData
 from regard.look.files import write_atomically
 from regard.look.heads import head_table
 

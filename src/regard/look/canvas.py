@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from regard.look.colours import FORBIDDEN_FILL, FORBIDDEN_LINE, LOG_FLOOR, ramp
+from regard.look.colours import FORBIDDEN_FILL, FORBIDDEN_LINE, LOG_FLOOR, colour, ramp
 from regard.look.maps import Maps
 from regard.look.wording import visible
 
@@ -118,6 +118,11 @@ def hatch(ax: Axes, cells: Tensor, query_len: int, key_len: int) -> None:
         ax.add_patch(
             PathPatch(Path(vertices, codes), facecolor="none", edgecolor=FORBIDDEN_LINE[0], hatch=_HATCH, linewidth=0)
         )
+
+
+def ramp_patch(share: float, label: str) -> Patch:
+    """The legend's entry for a place on the ramp."""
+    return Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour(share)), label=label)
 
 
 def forbidden_patch(label: str = "may not attend") -> Patch:

@@ -14,7 +14,7 @@ import torch
 
 from regard.look import terminal
 from regard.look.assemble import document
-from regard.look.data import page_data
+from regard.look.collect import page_data
 from regard.look.extras import extra
 from regard.look.files import write_atomically
 from regard.look.guide import best
@@ -23,6 +23,8 @@ from regard.look.sources import Source, read_source
 from regard.look.wording import one_line
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from regard import AttentionWeights
     from regard.demo import Decoder, Tokenizer
 
@@ -143,13 +145,9 @@ def _usable_folder(folder: Path) -> Path:
     standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     named = one_line(str(folder))
     if not standing.is_dir():
-        raise ValueError(
-            f"out is {named}, and {one_line(str(standing))} is a file; expected a folder, there or to be made"
-        )
+        raise ValueError(f"out is {named}, but {one_line(str(standing))} is a file; expected a folder, old or new")
     if not os.access(standing, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"out is {named}, and {one_line(str(standing))} may not be written to; expected a folder of yours"
-        )
+        raise ValueError(f"out is {named}, but {one_line(str(standing))} may not be written to; expected one that may")
     return folder
 
 
@@ -186,15 +184,16 @@ def _choose(table: HeadTable, layer: int | None, head: int | None) -> tuple[int,
 def _figures(
     decoder: Decoder, weights: list[AttentionWeights], tokens: list[str], chosen: tuple[int, int], step: Progress
 ) -> dict[str, bytes]:
-    """The figures as the bytes of their files."""
+    """The figures as bytes by the names of their files, which are the same in every run: none of an old one is left."""
     from regard.look import canvas, figures
 
     layer, head = chosen
-    name = f"layer {layer}, head {head}"
-    draw = {
-        f"layer-{layer}-head-{head}.png": lambda: figures.head(weights[layer], which=head, tokens=tokens, title=name),
-        f"layer-{layer}.png": lambda: figures.layer(weights[layer], title=f"layer {layer}"),
-        f"layer-{layer}-profiles.png": lambda: figures.profiles(weights[layer]),
+    draw: dict[str, Callable[[], Figure]] = {
+        "head.png": lambda: figures.head(
+            weights[layer], which=head, tokens=tokens, title=f"layer {layer}, head {head}"
+        ),
+        "layer.png": lambda: figures.layer(weights[layer], title=f"layer {layer}"),
+        "profiles.png": lambda: figures.profiles(weights[layer], title=f"layer {layer}"),
         "positions.png": lambda: figures.positional_encoding(decoder.positions.get_encoding()[: len(tokens)]),
     }
     files = {}

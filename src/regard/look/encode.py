@@ -38,8 +38,9 @@ def weight_codes(values: Tensor, allowed: Tensor) -> Tensor:
     Returns:
         uint8 of the same shape.
     """
-    steps = (values.clamp(FLOOR, 1.0) / FLOOR).log() * ((MOST - LEAST) / math.log(1 / FLOOR))
-    return (LEAST + steps.round()).masked_fill(~allowed, FORBIDDEN).to(torch.uint8)
+    per_log = (MOST - LEAST) / math.log(1 / FLOOR)
+    codes = values.clamp(FLOOR, 1.0).log_().mul_(per_log).add_(MOST).round_()
+    return codes.masked_fill_(~allowed, FORBIDDEN).to(torch.uint8)
 
 
 def linear_codes(values: Tensor, highest: float) -> Tensor:

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 
 from regard.look.canvas import (
@@ -23,14 +20,18 @@ from regard.look.canvas import (
     new_figure,
     norm,
     own_or_given,
+    ramp_patch,
     rendered,
 )
-from regard.look.colours import colour
 from regard.look.files import write_atomically
 from regard.look.maps import Maps, mask_cells, pooled
 from regard.look.profiles import profiles
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     from regard import AttentionWeights
     from regard.masks import Mask
 
@@ -190,11 +191,9 @@ def mask(mask: Mask | Tensor, query_len: int, key_len: int, *, ax: Axes | None =
     # Full cells in the middle of the ramp: there is no weight here, only permission.
     draw_map(ax, maps, 0, norm("linear", 1.0 / 0.6))
     _name_axes(ax)
-    full = "#{:02x}{:02x}{:02x}".format(*colour(0.6))
-    patches = [Patch(facecolor=full, label="may attend"), forbidden_patch()]
+    patches = [ramp_patch(0.6, "may attend"), forbidden_patch()]
     if maps.cell:
-        half = "#{:02x}{:02x}{:02x}".format(*colour(0.3))
-        patches.insert(1, Patch(facecolor=half, label=f"some may ({maps.cell})"))
+        patches.insert(1, ramp_patch(0.3, f"some may ({maps.cell})"))
     _legend_above(ax, patches)
     return figure
 

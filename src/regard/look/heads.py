@@ -232,9 +232,7 @@ def _ids(token_ids: Tensor | Sequence[int] | None, tokens: Sequence[str] | None,
     """The tokens as integers, equal where the tokens are."""
     for name, given in (("token_ids", token_ids), ("tokens", tokens)):
         if given is not None and len(given) != key_len:
-            raise ValueError(
-                f"{name} holds {len(given)} entries, but weights has {key_len} keys; expected one a key"
-            )
+            raise ValueError(f"{name} holds {len(given)} entries, but weights has {key_len} keys; expected one a key")
     if token_ids is not None:
         return torch.as_tensor(token_ids).cpu()
     if tokens is None:

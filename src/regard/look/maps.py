@@ -43,7 +43,7 @@ class Maps:
         rows, cols = self.values.shape[-2:]
         if (rows, cols) == (self.query_len, self.key_len):
             return ""
-        return f"1 cell = {_span(self.query_len, rows)} × {_span(self.key_len, cols)} tokens"
+        return f"1 cell = {count(self.query_len, rows)} × {count(self.key_len, cols)} tokens"
 
 
 def pooled(weights: AttentionWeights | Tensor, size: int, *, batch: int = 0) -> Maps:
@@ -156,8 +156,7 @@ def average(margin: Tensor, cells: int) -> Tensor:
 
 def _cells(length: int, cells: int) -> Tensor:
     """The cell that each of length positions belongs to."""
-    edges = torch.arange(1, cells) * length // cells
-    return torch.bucketize(torch.arange(length), edges, right=True)
+    return ((torch.arange(length) + 1) * cells - 1) // length
 
 
 def _allowed(weights: AttentionWeights | Tensor, values: Tensor, batch: int) -> Tensor:
@@ -169,11 +168,13 @@ def _allowed(weights: AttentionWeights | Tensor, values: Tensor, batch: int) -> 
     if query_len * key_len > DENSE_MASK_ENTRIES:
         return values > 0
     sequences, num_heads = (1, 1, *weights.shape[:-2])[-2:]
-    dense = mask.to_dense(query_len, key_len, batch=sequences, num_heads=num_heads).cpu()  # (L, S) or (B|1, H|1, L, S)
+    sizes = {"batch": sequences, "num_heads": num_heads}
+    dense = mask.to_dense(query_len, key_len, **sizes, device=weights.device).cpu()  # (L, S) or (B|1, H|1, L, S)
     dense = one_sequence(dense, 2, min(batch, dense.shape[0] - 1) if dense.ndim == 4 else 0)  # (H|1, L, S)
     return (pool_dense(dense.float(), *values.shape[-2:]) > 0).expand_as(values)
 
 
-def _span(length: int, cells: int) -> str:
+def count(length: int, cells: int) -> str:
+    """How many positions a cell covers, in words: "16", or "15–16" where they differ."""
     low, high = length // cells, -(-length // cells)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"

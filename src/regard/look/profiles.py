@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from regard.look.canvas import SMALL, new_figure, own_or_given
 from regard.look.colours import colour
-from regard.look.maps import average, one_sequence
+from regard.look.maps import average, count, one_sequence
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from regard import AttentionWeights
 
 # Keys that receive less are drawn at the lower edge: the logarithm of nothing has no place.
@@ -22,17 +23,25 @@ _RECEIVED_FLOOR = 1e-3
 _GUIDE = {"color": "#8a8d91", "linewidth": 0.9, "linestyle": (0, (4, 3))}
 
 
-def profiles(weights: AttentionWeights, *, ax: Sequence[Axes] | None = None, size: int = 512, batch: int = 0) -> Figure:
+def profiles(
+    weights: AttentionWeights,
+    *,
+    ax: Sequence[Axes] | None = None,
+    size: int = 64,
+    batch: int = 0,
+    title: str | None = None,
+) -> Figure:
     """Every head's entropy along the queries, and the weight it gives along the keys.
 
-    The dashed lines are a head that spreads evenly over the keys up to the query (over all of them without a mask),
-    and a key that receives as much weight as one query gives.
+    Dots mark the key that each head reads most. The dashed lines are a head that spreads evenly over the keys up to the
+    query (over all of them without a mask), and a key that receives as much weight as one query gives.
 
     Args:
         weights: (..., H, L, S).
         ax: two axes to draw on, the first for entropy, the second for received weight.
-        size: the most points of a line; longer sequences show the means of stretches.
+        size: the most points of a line; longer sequences show the means of stretches, as the labels then say.
         batch: the sequence, where weights holds several.
+        title: a line above them.
 
     Returns:
         The figure.
@@ -56,26 +65,48 @@ def profiles(weights: AttentionWeights, *, ax: Sequence[Axes] | None = None, siz
     even = average(_keys_in_reach(weights).log()[None], min(query_len, size))[0]
     top.plot(_middles(query_len, len(even)), even.numpy(), label="even", **_GUIDE)
     bottom.axhline(1.0, **_GUIDE)
-    top.set(xlabel="query", ylabel="entropy (nats)", ylim=(0, None))
-    bottom.set(xlabel="key", ylabel="weight received", yscale="log")
+    _mark_top_keys(bottom, received)
+    top.set(xlabel=_of("query", query_len, size), ylabel="entropy (nats)", ylim=(0, None))
+    bottom.set(xlabel=_of("key", received.shape[1], size), ylabel="weight received", yscale="log")
+    dots = bottom.plot([], [], "o", markersize=4, color="#5b6068", label="most read key")
+    bottom.legend(handles=dots, fontsize=SMALL - 0.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     for axes in (top, bottom):
+        axes.xaxis.label.set_fontsize(SMALL + 1)
+        axes.yaxis.label.set_fontsize(SMALL + 1)
         axes.tick_params(labelsize=SMALL, length=2.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
+    if title:
+        top.set_title(title, fontsize=SMALL + 2, loc="left")
     if len(entropy) <= 16:
         top.legend(fontsize=SMALL - 0.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     return figure
 
 
 def _lines(ax: Axes, values: Tensor, size: int) -> None:
-    """A line a head, along the ramp so that neighbouring heads can be told apart without colour vision."""
+    """A line a head."""
     num_heads, length = values.shape
     drawn = average(values, min(length, size))
     for number in range(num_heads):
-        shade = tuple(channel / 255 for channel in colour(0.28 + 0.62 * number / max(1, num_heads - 1)))
-        ax.plot(
-            _middles(length, drawn.shape[1]), drawn[number].numpy(), color=shade, linewidth=0.9, label=f"head {number}"
-        )
+        at, shade = _middles(length, drawn.shape[1]), _shade(number, num_heads)
+        ax.plot(at, drawn[number].numpy(), color=shade, linewidth=1.1, label=f"head {number}")
+
+
+def _mark_top_keys(ax: Axes, received: Tensor) -> None:
+    """A dot at the key that each head reads most, which the mean over a stretch would hide."""
+    highest, at = received.clamp(min=_RECEIVED_FLOOR).max(-1)
+    for number, (key, weight) in enumerate(zip(at.tolist(), highest.tolist(), strict=True)):
+        ax.plot([key], [weight], "o", markersize=4, color=_shade(number, len(received)))
+
+
+def _of(name: str, length: int, size: int) -> str:
+    """An axis' name, with what a point of the lines stands for."""
+    return name if length <= size else f"{name} (means over {count(length, size)})"
+
+
+def _shade(number: int, num_heads: int) -> tuple[float, ...]:
+    """A head's colour, along the ramp so that neighbouring heads can be told apart without colour vision."""
+    return tuple(channel / 255 for channel in colour(0.28 + 0.62 * number / max(1, num_heads - 1)))
 
 
 def _keys_in_reach(weights: AttentionWeights) -> Tensor:

@@ -6,6 +6,7 @@ import codecs
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from platform import python_version
 from sysconfig import get_paths
 
 from regard.look.wording import one_line
@@ -97,4 +98,4 @@ def _standard_library() -> Source:
         raise ValueError(
             f"no text was named, and this Python has no source of {DEFAULT_MODULE}; expected a file, - or --string TEXT"
         )
-    return Source(path.read_text(encoding="utf-8"), f"{DEFAULT_MODULE}, from Python's standard library ({path})")
+    return Source(path.read_text(encoding="utf-8"), f"{path.name} of Python {python_version()}'s standard library")

@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 
-const state = { head: 0, scale: "log", row: 0, col: null, kept: 0, data: null };
+const state = { head: 0, scale: "log", row: 0, col: null, kept: null, data: null };
 
 const overview = makeOverview(byId("tiles"), chooseHead);
 const map = makeMap(byId("map"), byId("cells"), byId("cross"));
@@ -22,11 +22,29 @@ function tokenAt(tokens, cell, cells, length) {
   return parts;
 }
 
+// The column where a query itself stands among the keys, of which the queries are the last.
+function ownColumn(row) {
+  const position = Math.floor(((row + 0.5) * page.query_len) / page.rows) + page.key_len - page.query_len;
+  return Math.max(0, Math.min(page.cols - 1, Math.floor(((position + 0.5) * page.cols) / page.key_len)));
+}
+
+// The query to show first: of the later ones, the one that gives the most to a key that is not right before it.
+function tellingQuery(data) {
+  let best = page.rows - 1;
+  let most = 0;
+  for (let row = page.rows >> 1; row < page.rows; row++) {
+    const share = data.topShares[row * page.top];
+    if (share > most && Math.abs(ownColumn(row) - data.topColumns[row * page.top]) > 2) [best, most] = [row, share];
+  }
+  return best;
+}
+
 async function chooseHead(index) {
   state.head = index;
   overview.mark(index);
   const data = await headData(index);
   if (state.head !== index) return;
+  if (state.kept === null) state.kept = tellingQuery(data);
   state.data = data;
   const { layer, head, scores } = data.head;
   byId("head-name").textContent = "Layer " + layer + ", head " + head;
@@ -128,7 +146,7 @@ function moveInMap(event) {
   else if (event.key in steps) {
     const [down, right] = steps[event.key];
     const clamp = (value, most) => Math.max(0, Math.min(most - 1, value));
-    const col = state.col === null ? Math.min(state.row, page.cols - 1) : state.col;
+    const col = state.col === null ? ownColumn(state.row) : state.col;
     point(clamp(state.row + down, page.rows), clamp(col + right, page.cols));
   } else return;
   event.preventDefault();
@@ -194,7 +212,6 @@ async function start() {
     return option;
   }));
   byId("text").hidden = !page.key_tokens;
-  state.kept = state.row = Math.floor(page.rows * 0.75);
   state.head = page.heads.findIndex(({ layer, head }) => layer === page.selected[0] && head === page.selected[1]);
   listen();
   arrange();

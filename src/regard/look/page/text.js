@@ -72,7 +72,7 @@ function makeText(holder, about, legend, topName, topList, keep) {
     const items = [];
     for (let k = 0; k < page.top; k++) {
       const share = data.topShares[row * page.top + k] / 65535;
-      if (share <= 0) break;
+      if (share < 0.0005) break; // it would read as 0.000
       const [from, to] = span(data.topColumns[row * page.top + k], page.cols, page.key_len);
       const item = element("li");
       const where = to - from === 1 ? "at " + from.toLocaleString("en") : from.toLocaleString("en") + "\u2013" + (to - 1).toLocaleString("en");
