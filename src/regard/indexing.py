@@ -56,13 +56,14 @@ def orthogonal(problem: Problem, lse: Tensor, parts: tuple[Part, Part, Part, Par
     o, (_, heads, _, _) = problem.options, problem.dims
     kv_heads = problem.k.shape[1]
     q = _take(_take(_take(problem.q, 0, bs), 1, hs), 2, rows).to(dtype)  # (b, h, r, D)
-    q = (q * o.scale).contiguous()  # heads cut from one projection would be copied once more by the product
+    # Contiguous, as heads cut from one projection are not: the product would copy them, and the transposed k slowly.
+    q = (q * o.scale).contiguous()
     k = _take(_take(problem.k, 0, bs), 2, keys)  # (b, Hkv, c, D)
     if kv_heads == heads:
         k = _take(k, 1, hs)  # (b, h, c, D)
     elif kv_heads > 1 or q.shape[1] != heads:
         k = k[:, _indices(hs, heads, k.device) // (heads // kv_heads)]  # (b, h, c, D)
-    scores = q @ k.to(dtype).mT  # (b, h, r, c)
+    scores = q @ k.to(dtype).contiguous().mT  # (b, h, r, c)
     if o.softcap is not None:
         scores = torch.tanh(scores / o.softcap) * o.softcap
     sizes = problem.dims
@@ -177,7 +178,7 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
         return [slice(start, max(start, stop), step)]
     if isinstance(i, bool):
         raise TypeError("weights[index]: an index must be an integer, slice, tensor, list, None or ..., got bool")
-    if hasattr(i, "__index__") and not isinstance(i, Tensor):
+    if hasattr(i, "__index__") and not isinstance(i, Tensor) and getattr(i, "ndim", 0) == 0:  # an array has it too
         i = int(i.__index__())
     elif isinstance(i, Tensor) and i.dim() == 0 and not i.dtype.is_floating_point and i.dtype != torch.bool:
         i = int(i)

@@ -84,7 +84,7 @@ def _operands(problem: Problem, lse: Tensor | None) -> tuple[Tensor, Tensor]:
         shift = torch.where(lse == -torch.inf, 0, -lse).to(dtype)  # (B, H, L)
         q = torch.cat([q, shift[..., None]], dim=-1)  # (B, H, L, D) -> (B, H, L, D + 1)
         k = torch.cat([k, torch.ones_like(k[..., :1])], dim=-1)  # (B, Hkv, S, D) -> (B, Hkv, S, D + 1)
-    return q, k.mT
+    return q, k.contiguous().mT  # contiguous, or every block would copy its keys once more
 
 
 def _linear(problem: Problem) -> bool:
