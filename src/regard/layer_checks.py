@@ -133,6 +133,13 @@ def check_context(
     return inputs
 
 
+def with_batch(context: Any) -> Any:
+    """A context without a batch axis as a batch of one; what is no context is left to :func:`check_context`."""
+    if isinstance(context, tuple | list):
+        return tuple(with_batch(t) for t in context)
+    return context[None] if isinstance(context, Tensor) else context
+
+
 def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_len: int) -> None:
     """A mask tensor made for a layer without an axis of heads gets an error that says which axis is missing."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or x.dim() != 3:

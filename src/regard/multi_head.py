@@ -14,7 +14,6 @@ from regard.functional import attention
 from regard.layer_loading import Parameters, Triple
 from regard.layout import Layout
 from regard.masks.algebra import Mask
-from regard.self_attention import SelfAttention
 from regard.weights import AttentionWeights
 
 __all__ = ["MultiHeadAttention"]
@@ -198,11 +197,8 @@ class MultiHeadAttention(nn.Module):
 
     def _unbatched(self, x: Tensor, context: Context, mask: Mask | Tensor | None) -> tuple[Tensor, AttentionWeights]:
         """:meth:`forward` for x (L, d_in): regard.attention() would take (H, L, D) for a batch without heads."""
-        if isinstance(context, Tensor):
-            context = context[None]  # (S, width) -> (1, S, width)
-        elif context is not None:
-            context = (context[0][None], context[1][None])
-        out, weights = self.forward(x[None], context, mask=mask, need_weights=True)  # x (L, d_in) -> (1, L, d_in)
+        one_each = layer_checks.with_batch(context)  # (S, width) -> (1, S, width)
+        out, weights = self.forward(x[None], one_each, mask=mask, need_weights=True)  # x (L, d_in) -> (1, L, d_in)
         one = Layout((), headless=False)  # (1, H, L, S) -> (H, L, S)
         return out[0], AttentionWeights(weights._problem, weights._lse, one, weights.mask, weights.plan)
 
@@ -211,7 +207,7 @@ class MultiHeadAttention(nn.Module):
 
     @classmethod
     def from_heads(
-        cls, heads: Sequence[SelfAttention | Triple], out_proj: nn.Linear, *, dropout: float = 0.0
+        cls, heads: Sequence[nn.Module | Triple], out_proj: nn.Linear, *, dropout: float = 0.0
     ) -> MultiHeadAttention:
         """The layer that computes what these heads compute: ``out_proj(Concat(head_1(x), ..., head_H(x)))``.
 
