@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Largest(TorchDispatchMode):
-    """``with Largest() as seen: ...``, then ``seen.elements`` and ``seen.operation``: the largest storage of any result.
+    """``with Largest() as seen: ...``; ``seen.elements``, ``seen.operation``: the largest storage of any result.
 
     Storage and not shape: an expanded view of one row is as large as that row.
     """

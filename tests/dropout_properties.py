@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.properties import Attention, assert_near, check, problem, seeded
 
 from regard import masks
-from tests.properties import Attention, assert_near, check, problem, seeded
 
 P = 0.25
 
@@ -39,13 +39,17 @@ def dropout_is_unbiased(attention: Attention, **options: Any) -> None:
     output = seeded(attention, q, k, v, dropout=P, **options)[0]
     want = attention(q[:1], k[:1], v[:1])[0]
     error = output.std(0) / 600**0.5
-    check(((output.mean(0) - want[0]).abs() <= 5 * error).all(), "the mean over seeds is not the output without dropout")
+    check(
+        ((output.mean(0) - want[0]).abs() <= 5 * error).all(), "the mean over seeds is not the output without dropout"
+    )
 
 
 def dropout_of_zero_is_none(attention: Attention, **options: Any) -> None:
     q, k, v = problem(1, 2, query_len=6, key_len=6)
     want = attention(q, k, v, masks.causal(), **options)[0]
-    check(torch.equal(attention(q, k, v, masks.causal(), dropout=0.0, **options)[0], want), "dropout=0 changes the output")
+    check(
+        torch.equal(attention(q, k, v, masks.causal(), dropout=0.0, **options)[0], want), "dropout=0 changes the output"
+    )
     check(torch.equal(attention(q, k, v, masks.causal(), dropout=0.0, **options)[0], want), "two calls differ")
 
 
@@ -60,7 +64,9 @@ def dropout_gradient_is_that_of_the_forward_pass(attention: Attention, **options
     generator = torch.Generator().manual_seed(2)
     for n, gradient in enumerate(found):
         along = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
-        moved = [[t.detach() + (sign * 1e-5 * along if m == n else 0) for m, t in enumerate(tensors)] for sign in (1, -1)]
+        moved = [
+            [t.detach() + (sign * 1e-5 * along if m == n else 0) for m, t in enumerate(tensors)] for sign in (1, -1)
+        ]
         with torch.no_grad():
             want = (loss(*moved[0]) - loss(*moved[1])) / 2e-5
         # Central differences with a step of 1e-5: an error of 1e-10 from the step, of 1e-11 from rounding.

@@ -20,7 +20,6 @@ from regard import reference
 from regard.masks import Mask
 
 
-
 def examples(n: int) -> settings:
     """n examples, and ten times as many under HYPOTHESIS_PROFILE=explore, whose 1000 stand beside the usual 100."""
     return settings(max_examples=n * settings.default.max_examples // 100)

@@ -30,7 +30,7 @@ combinations = pytest.mark.parametrize(("mask", "options"), COMBINATIONS.values(
 
 
 def leaves(options: dict, kv_heads: int = 1) -> tuple[list[Tensor], list[str], dict]:
-    """query (1, 2, 4, 3), key and value (1, 1, 5, ...) and what of the options is a tensor; the options that are not."""
+    """query (1, 2, 4, 3), key and value (1, 1, 5, ...) and the tensors among the options; the other options."""
     torch.manual_seed(5)
 
     def leaf(*sizes: int) -> Tensor:
@@ -67,7 +67,9 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("name", ["plain", "causal, L < S", "sinks", "sinks, an empty row", "a tensor with an empty row"])
+@pytest.mark.parametrize(
+    "name", ["plain", "causal, L < S", "sinks", "sinks, an empty row", "a tensor with an empty row"]
+)
 def test_gradcheck_through_the_weights(question, name):
     mask, options = COMBINATIONS[name]
     tensors, names, rest = leaves(options)
@@ -102,7 +104,7 @@ def test_second_derivatives_elsewhere_say_where_to_find_them(options):
     (q, k, v), _, _ = leaves({})
     output = regard.attention(q, k, v, **options)[0]
     (first,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match='first derivatives only on the fused path; .* use impl="reference"'):
+    with pytest.raises(RuntimeError, match=r'first derivatives only on the fused path; .* use impl="reference"'):
         first.sum().backward()
 
 
@@ -132,8 +134,16 @@ def test_weights_refuse_inputs_that_were_written_to(name):
     weights = regard.attention(**given)[1]
     row = weights[0, 0, 0]
     given[name].add_(1)
-    for ask in (lambda: weights[0, 0, 0], weights.entropy, weights.received, weights.to_dense, lambda: weights @ given["value"]):
-        with pytest.raises(RuntimeError, match=rf"{name} was written to after regard.attention\(\).*pass {name}.clone\(\)"):
+    for ask in (
+        lambda: weights[0, 0, 0],
+        weights.entropy,
+        weights.received,
+        weights.to_dense,
+        lambda: weights @ given["value"],
+    ):
+        with pytest.raises(
+            RuntimeError, match=rf"{name} was written to after regard.attention\(\).*pass {name}.clone\(\)"
+        ):
             ask()
     assert torch.isfinite(row).all()
 

@@ -58,7 +58,7 @@ def test_the_weights_are_those_before_dropout(impl):
 
 
 def test_heads_and_sequences_drop_different_weights():
-    q, k, v = (torch.zeros(2, 2, 8, 8) for _ in range(3))
+    q, k = (torch.zeros(2, 2, 8, 8) for _ in range(2))
     torch.manual_seed(0)
     kept = regard.attention(q, k, torch.eye(8).expand(2, 2, 8, 8), dropout=0.5)[0] > 0
     flat = kept.flatten(0, 1)

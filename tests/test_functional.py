@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
-from tests import properties
-from tests.strategies import LAYOUTS, Case, cases, examples, strided
+from tests import intervention_properties, properties
 from tests.shapes import Shape
+from tests.strategies import LAYOUTS, Case, cases, examples, strided
 
 import regard
 from regard import masks
@@ -15,7 +15,7 @@ from regard import masks
 ALL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-@examples(150)
+@examples(120)
 @given(cases(dtypes=ALL_DTYPES))
 def test_output_and_lse_are_those_of_the_definition(case: Case):
     properties.matches_the_definition(regard.attention, case)
@@ -27,13 +27,13 @@ def test_the_reference_path_is_the_definition_too(case: Case):
     properties.matches_the_definition(lambda *a, **o: regard.attention(*a, **o, impl="reference"), case)
 
 
-@examples(80)
+@examples(60)
 @given(cases(dtypes=(torch.float64, torch.float32)))
 def test_gradients_are_those_of_the_definition(case: Case):
     properties.gradients_match_the_definition(regard.attention, case)
 
 
-@examples(60)
+@examples(40)
 @given(cases())
 def test_gradients_through_lse_are_those_of_the_definition(case: Case):
     properties.gradients_match_the_definition(regard.attention, case, through_lse=True)
@@ -64,7 +64,7 @@ def test_rows_sum_to_one():
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (6, 3), (4, 4), (3, 1)])
 @pytest.mark.parametrize("mask", [None, masks.causal(), masks.window(2)], ids=str)
 def test_grouped_heads_are_interleaved(heads, kv_heads, mask):
-    properties.grouped_heads_are_interleaved(regard.attention, heads, kv_heads, mask)
+    intervention_properties.grouped_heads_are_interleaved(regard.attention, heads, kv_heads, mask)
 
 
 def test_inputs_without_heads_are_one_head():

@@ -173,7 +173,8 @@ def test_heads_that_read_a_context_of_another_width():
 
 def test_the_parameters_of_heads_are_copied():
     single, out_proj = heads(), nn.Linear(6, 5)
-    layer = MultiHeadAttention.from_heads(single, out_proj)
+    with torch.no_grad():
+        layer = MultiHeadAttention.from_heads(single, out_proj)
     before = {name: t.clone() for name, t in layer.state_dict().items()}
     with torch.no_grad():
         for parameter in (*(p for head in single for p in head.parameters()), *out_proj.parameters()):

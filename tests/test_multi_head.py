@@ -402,6 +402,19 @@ def test_bad_input(inputs: tuple, options: dict, error: type, message: str):
         MultiHeadAttention(8, 4)(*inputs, **options)
 
 
+@pytest.mark.parametrize(
+    ("context", "error", "message"),
+    [
+        (3, TypeError, "context must be a torch.Tensor, got int"),
+        ((X[0], X[0], X[0]), ValueError, "got 3 of them"),
+        ((X[0], None), TypeError, r"context\[1\] must be a torch.Tensor, got NoneType"),
+    ],
+)
+def test_bad_context_without_a_batch(context: object, error: type, message: str):
+    with pytest.raises(error, match=message):
+        MultiHeadAttention(8, 4)(X[0], context)
+
+
 def test_a_layer_for_a_context_says_that_it_needs_one():
     with pytest.raises(
         ValueError, match=r"context must be given, got None: .* d_context=\(5, 5\), and cannot read x itself"

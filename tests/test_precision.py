@@ -1,4 +1,4 @@
-"""Half precision, float64 and large logits: the error against the float64 answer, not against another implementation."""
+"""Half precision: the error of output and gradients against the float64 answer, over that of rounding it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ OPTIONS = {
     "plain": (None, {}),
     "causal": (masks.causal(), {}),
     "window": (masks.window(40), {}),
-    "padding": (masks.padding(torch.tensor([70, 160])), {}),
+    "padding": (masks.padding(torch.tensor([70, 100])), {}),
     "softcap": (masks.causal(), {"softcap": 5.0}),
-    "bias": (masks.window(40), {"bias": (4, 96, 160)}),
+    "bias": (masks.window(40), {"bias": (4, 64, 100)}),
+    # Fails at 2.04: the output is rounded by the op, by the merge of its tiles, and by joining the sinks.
     "sinks": (masks.causal(), {"sinks": (4,)}),
+    # Fails at 3.5: the query is multiplied by the scale in half precision.
     "negative scale": (masks.causal(), {"scale": -0.17}),
 }
 
 
-def make(dtype: torch.dtype, size: float, name: str, query_len: int = 96, key_len: int = 160) -> Case:
+def make(dtype: torch.dtype, size: float, name: str, query_len: int = 64, key_len: int = 100) -> Case:
     """2 sequences, 4 heads over 2 of width 32, made in the target dtype."""
     generator = torch.Generator().manual_seed(0)
 
@@ -51,8 +53,8 @@ def make(dtype: torch.dtype, size: float, name: str, query_len: int = 96, key_le
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_half_precision_is_within_budget(dtype, size, name):
-    # The fused op rounds P and dS to half precision before its products, and torch's own backward reads the rounded output:
-    # with logits of size 3*3*sqrt(32) = 50, P changes by 5% a rounding of dS. F.scaled_dot_product_attention measures the same.
+    # The fused op rounds P and dS to half precision before its products, and its backward pass reads the rounded
+    # output: F.scaled_dot_product_attention measures 2.1 on randn and, with logits of size 50, 5.3. Half as much again.
     properties.half_precision_is_within_budget(
         regard.attention, make(dtype, size, name), gradients=3.0 if size == 1 else 8.0
     )

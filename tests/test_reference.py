@@ -1,4 +1,4 @@
-"""The definition, against numbers worked out by hand: it is the oracle of everything else and is not tested against itself."""
+"""The definition, against numbers worked out by hand: the oracle of everything else is not tested against itself."""
 
 from __future__ import annotations
 
@@ -177,10 +177,17 @@ def test_dropout_draws_its_own_mask():
 
 
 def test_order_of_all_options():
-    # scale 2 * (ln 3 / 2 * 2) = 2 ln 3, cap 2 -> 1.6; bias 0.4 -> 2; the second key 0 + 2 -> 2; the third masked; the sink 2.
+    # scale 2 * (ln 3 / 2 * 2) = 2 ln 3, cap 2 -> 1.6, bias 0.4 -> 2; the second key 0 + 2 -> 2; no third; the sink 2.
     q, k = tensor([2.0]), tensor([LN3 / 2], [0.0], [50.0])
     found = attention(
-        q, k, VALUES, torch.tensor([[True, True, False]]), bias=tensor([0.4, 2.0, 9.0]), scale=2.0, softcap=2.0, sinks=tensor(2.0)
+        q,
+        k,
+        VALUES,
+        torch.tensor([[True, True, False]]),
+        bias=tensor([0.4, 2.0, 9.0]),
+        scale=2.0,
+        softcap=2.0,
+        sinks=tensor(2.0),
     )
     assert near(found.weights, [1 / 3, 1 / 3, 0.0])
     assert near(found.output, [10 / 3, 10 / 3])

@@ -9,17 +9,20 @@ from torch import Tensor
 
 from regard import reference, validation
 from regard.engine.autograd import attend
+from regard.engine.execute import sanitize
 from regard.engine.plan import make_plan
 from regard.engine.problem import Options, Problem
 from regard.layout import Layout
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.lowering import lower
 from regard.masks.rules import Dense
+from regard.precision import outside_autocast
 from regard.weights import AttentionWeights
 
 __all__ = ["attention"]
 
 
+@outside_autocast
 def attention(
     query: Tensor,
     key: Tensor,
@@ -80,7 +83,7 @@ def attention(
     """
     validation.check_tensors(query, key, value)
     validation.check_impl(impl)
-    if scale is not None or softcap is not None or dropout != 0.0:
+    if scale is not None or softcap is not None or type(dropout) is not float or dropout != 0.0:
         validation.check_number(scale, "scale")
         validation.check_number(softcap, "softcap", positive=True)
         validation.check_dropout(dropout)
@@ -97,6 +100,7 @@ def attention(
         if sinks is not None:
             validation.check_sinks(sinks, q.shape[1], query)
     problem = Problem(q, k, bias, sinks, options)
+    problem, v = sanitize(problem, v)
     plan = make_plan(problem, v, impl)
     if plan.kernel == "reference":
         out, lse = _by_definition(problem, v)
@@ -104,6 +108,8 @@ def attention(
         # The seed is drawn from the default generator, so that torch.manual_seed decides the dropout of a run.
         seed = int(torch.randint(1 << 62, ()).item()) if dropout > 0 else 0
         out, lse = attend(problem, v, plan, seed)
+    if not torch.is_grad_enabled():
+        problem = problem.detach()  # its lse is not part of a graph, and half a gradient would be a wrong one
     return layout.unfold(out), AttentionWeights(problem, lse, layout, bound, plan)
 
 

@@ -24,23 +24,24 @@ GATHER = 1 << 22
 def get(problem: Problem, lse: Tensor, layout: Layout, shape: torch.Size, index: Any) -> Tensor:
     """``weights[index]`` with the semantics of a tensor of this shape."""
     items = _expand(index, shape)
+    lead = len(layout.batch_shape)
     tensors = [i for i in items if isinstance(i, Tensor)]
-    if len(tensors) > 1 or any(t.dim() != 1 for t in tensors) or len(layout.batch_shape) > 1:
+    if len(tensors) > 1 or any(t.dim() != 1 for t in tensors) or any(isinstance(i, Tensor) for i in items[:lead]):
         return _pointwise(problem, lse, layout, shape, items)
     axes = [i for i in items if i is not None]
-    parts: list[Part] = [slice(i, i + 1) if isinstance(i, int) else i for i in axes]
+    rest: list[Part] = [slice(i, i + 1) if isinstance(i, int) else i for i in axes[lead:]]
     if layout.headless:
-        parts.insert(-2, slice(0, 1))
-    while len(parts) < 4:
-        parts.insert(0, slice(0, 1))
-    block = orthogonal(problem, lse, (parts[0], parts[1], parts[2], parts[3])).to(problem.q.dtype)
+        rest.insert(0, slice(0, 1))
+    # Several batch axes count as one: which of its entries are asked for, and in what shape.
+    every = all(isinstance(i, slice) and i == slice(0, n, 1) for i, n in zip(axes, layout.batch_shape, strict=False))
+    batch = torch.arange(problem.dims[0], device=lse.device).view(layout.batch_shape)[tuple(axes[:lead])]
+    some: Part = slice(0, problem.dims[0]) if every else batch.reshape(-1)
+    block = orthogonal(problem, lse, (some, rest[0], rest[1], rest[2])).to(problem.q.dtype)  # (b, h, r, c)
     if layout.headless:
         block = block[:, 0]  # (b, 1, r, c) -> (b, r, c)
-    if not layout.batch_shape:
-        block = block[0]
-    # What is left of the block has one axis an item that is not None; integers drop theirs, None adds one.
-    drop = tuple(0 if isinstance(i, int) else slice(None) for i in axes)
-    out = block[drop]
+    out = block.reshape(*batch.shape, *block.shape[1:])
+    # Integers drop their axis: those of the batch have, and now those of heads, rows and keys.
+    out = out[(..., *(0 if isinstance(i, int) else slice(None) for i in axes[lead:]))]
     at = 0
     for i in items:
         if i is None:
@@ -138,7 +139,7 @@ def _entries(problem: Problem, lse: Tensor, b: Tensor, h: Tensor, i: Tensor, j: 
 
 def _expand(index: Any, shape: torch.Size) -> list[Any]:
     """The index as one item an axis and None for new axes: integers, slices with both ends, tensors of integers."""
-    given = list(index) if isinstance(index, tuple) else [index]
+    given = [_as_index(i) for i in (index if isinstance(index, tuple) else (index,))]
     axes = sum(_axes(i) for i in given)
     if sum(i is Ellipsis for i in given) > 1:
         raise IndexRangeError("weights[index]: an index can hold only one ellipsis ('...')")
@@ -160,6 +161,18 @@ def _expand(index: Any, shape: torch.Size) -> list[Any]:
     return out
 
 
+def _as_index(i: Any) -> Any:
+    """Lists and arrays as tensors, so that booleans among them are seen for what they are."""
+    if isinstance(i, list) or (hasattr(i, "__array__") and not isinstance(i, Tensor)):
+        try:
+            i = torch.as_tensor(i)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"weights[index]: an index must hold integers or booleans, got {i!r}") from None
+    if isinstance(i, bool) or (isinstance(i, Tensor) and i.dtype == torch.bool and i.dim() == 0):
+        raise TypeError("weights[index]: an index must be an integer, slice, tensor, list, None or ..., got bool")
+    return i
+
+
 def _axes(i: Any) -> int:
     """How many axes one item of an index takes."""
     if i is None or i is Ellipsis:
@@ -176,12 +189,10 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
         if step < 0:
             raise ValueError(f"weights[index]: a slice must have a positive step, got {step}; flip the result instead")
         return [slice(start, max(start, stop), step)]
-    if isinstance(i, bool):
-        raise TypeError("weights[index]: an index must be an integer, slice, tensor, list, None or ..., got bool")
-    if hasattr(i, "__index__") and not isinstance(i, Tensor) and getattr(i, "ndim", 0) == 0:  # an array has it too
-        i = int(i.__index__())
-    elif isinstance(i, Tensor) and i.dim() == 0 and not i.dtype.is_floating_point and i.dtype != torch.bool:
+    if isinstance(i, Tensor) and i.dim() == 0 and not (i.dtype.is_floating_point or i.dtype.is_complex):
         i = int(i)
+    elif hasattr(i, "__index__") and not isinstance(i, Tensor):
+        i = int(i.__index__())
     if isinstance(i, int):
         if not -n <= i < n:
             raise IndexRangeError(
@@ -189,11 +200,11 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
                 f"expected {-n}..{n - 1}"
             )
         return [i % n]
-    if not isinstance(i, Tensor | list) and not hasattr(i, "__array__"):
+    if not isinstance(i, Tensor):
         raise TypeError(
             f"weights[index]: an index must be an integer, slice, tensor, list, None or ..., got {type(i).__name__}"
         )
-    t = torch.as_tensor(i)
+    t = i
     if t.dtype == torch.bool:
         if tuple(t.shape) != tuple(shape[axis : axis + t.dim()]):
             raise IndexRangeError(
@@ -203,15 +214,16 @@ def _item(i: Any, axis: int, shape: torch.Size) -> list[Any]:
         return list(t.nonzero(as_tuple=True))
     if t.numel() == 0:
         return [t.long()]
-    if t.dtype.is_floating_point:
+    if t.dtype.is_floating_point or t.dtype.is_complex:
         raise TypeError(f"weights[index]: an index tensor must be integer or boolean, got {str(t.dtype)[6:]}")
+    t = t.long()
     bad = t[(t < -n) | (t >= n)]
     if bad.numel():
         raise IndexRangeError(
             f"weights[index]: index {int(bad.reshape(-1)[0])} is out of range for axis {axis} "
             f"of weights {tuple(shape)}; expected {-n}..{n - 1}"
         )
-    return [torch.where(t < 0, t + n, t).long()]
+    return [torch.where(t < 0, t + n, t)]
 
 
 def _take(t: Tensor, axis: int, part: Part) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class Layout:
     def fold(self, t: Tensor) -> Tensor:
         """(..., H, L, D), (N, L, D) or (L, D) to (B, H, L, D); no copy unless batch axes do not merge."""
         if not self.headless:
-            return t if t.dim() == 4 else t.reshape(-1, *t.shape[-3:])
+            return t if t.dim() == 4 else t.reshape(prod(t.shape[:-3]), *t.shape[-3:])
         return t.unsqueeze(-3) if t.dim() == 3 else t[None, None]
 
     def fold_bias(self, t: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class Layout:
             return t[None]
         if all(n == 1 for n in t.shape[:-3]):
             return t.reshape(1, *t.shape[-3:])
-        return t.expand(*self.batch_shape, *t.shape[-3:]).reshape(-1, *t.shape[-3:])
+        return t.expand(*self.batch_shape, *t.shape[-3:]).reshape(prod(self.batch_shape), *t.shape[-3:])
 
     def unfold(self, t: Tensor) -> Tensor:
         """(B, H, ...) to (..., H, ...), or without the axis of heads if there was none."""

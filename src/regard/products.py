@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from regard.engine.autograd import attend
+from regard.engine.execute import empty_rows, sanitize
 from regard.engine.plan import make_plan
-from regard.engine.problem import Problem
+from regard.engine.problem import Problem, compute_dtype
 from regard.engine.stream import blocks
 
 __all__ = ["mass", "received", "times", "transposed_times"]
@@ -29,7 +30,7 @@ def times(problem: Problem, x: Tensor) -> Tensor:
     b, h, _, _ = problem.dims
     kv_heads = problem.k.shape[1]
     if not x.dtype.is_floating_point:
-        x = x.to(problem.q.dtype)
+        x = x.to(compute_dtype(problem.q.dtype))  # a position of 70,000 is none of float16's numbers
     problem = widen(problem, x.dtype)
     x = x.to(problem.q.dtype)
     if x.shape[1] == h != kv_heads:
@@ -42,6 +43,7 @@ def times(problem: Problem, x: Tensor) -> Tensor:
         return x.new_zeros(*problem.q.shape[:3], 0)
     if problem.options.dropout:
         problem = problem.with_options(dropout=0.0)
+    problem, x = sanitize(problem, x)
     return attend(problem, x, make_plan(problem, x, "auto"), 0)[0]
 
 
@@ -59,10 +61,11 @@ def received(problem: Problem, lse: Tensor) -> Tensor:
 def transposed_times(problem: Problem, lse: Tensor, y: Tensor) -> Tensor:
     """``A^T @ y``: y (B or 1, H or 1, L, N) to (B, H, S, N)."""
     b, h, _, key_len = problem.dims
+    y = y if y.dtype.is_floating_point else y.to(lse.dtype)
     dtype = torch.promote_types(problem.q.dtype, y.dtype)
     wide = torch.promote_types(lse.dtype, dtype)
     # A row without keys adds nothing, whatever y holds there: 0 * NaN is NaN.
-    y = torch.where((lse == -torch.inf)[..., None], 0, y.to(wide))  # (B, H, L, N)
+    y = torch.where(empty_rows(problem, lse)[..., None], 0, y.to(wide))  # (B, H, L, N)
     total = torch.zeros(b, h, key_len, y.shape[-1], dtype=wide, device=lse.device)
     for block in blocks(widen(problem, wide), lse.to(wide)):
         total[block.b, block.h, block.keys] += block.weights().mT @ y[block.b, block.h, block.rows]

@@ -100,4 +100,5 @@ def attention(
     if dropout > 0 or keep is not None:
         keep = torch.rand_like(weights) >= dropout if keep is None else keep
         kept = torch.where(keep, weights / (1 - dropout), 0) if dropout < 1 else torch.zeros_like(weights)
-    return Definition(kept @ v, weights, lse)
+    # An empty row is 0 whatever comes back through it: the gradient of a constant is not multiplied by a weight of 0.
+    return Definition(torch.where(empty, 0, kept @ v), weights, lse)

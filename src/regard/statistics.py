@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
@@ -18,6 +19,12 @@ __all__ = ["TopK", "distance", "entropy", "max_logit", "pool", "topk"]
 # class.
 CLASS = 64
 
+# Beyond this, the rounding of a float32 lse is more than 1e-5, and an entropy made of a difference from it no better.
+LARGE_LSE = 64.0
+
+# A score so far below a row's largest that its weight is 0 in any dtype.
+FAR = -1e4
+
 
 class TopK(NamedTuple):
     """The largest weights of each row and their keys, (..., H, L, k) each."""
@@ -30,11 +37,14 @@ def entropy(problem: Problem, lse: Tensor) -> Tensor:
     """``-sum_j A_ij log A_ij``, (B, H, L).
 
     Without bias and cap, ``log A_ij = scale * q_i k_j - lse_i``, so that it is ``mass_i * lse_i - scale * <q_i, (A @
-    K)_i>`` with mass 1, or what sinks leave of it: one fused pass, differentiable. Otherwise block by block, not
-    differentiable.
+    K)_i>`` with mass 1, or what sinks leave of it: one fused pass, differentiable. Otherwise, and where the scores are
+    so large that this difference would be rounding, block by block, not differentiable.
     """
-    if problem.bias is not None or problem.options.softcap is not None:
-        return _entropy_by_blocks(problem, lse)
+    q, k = problem.q, problem.k
+    differentiable = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+    nonlinear = problem.bias is not None or problem.options.softcap is not None
+    if nonlinear or (not differentiable and bool((torch.where(lse == -torch.inf, 0, lse).abs() > LARGE_LSE).any())):
+        return _entropy_by_blocks(problem)
     wide = widen(problem, lse.dtype)
     mean_key = times(wide, wide.k)  # (B, H, L, D)
     score = (wide.q * mean_key).sum(-1) * problem.options.scale  # (B, H, L)
@@ -45,15 +55,27 @@ def entropy(problem: Problem, lse: Tensor) -> Tensor:
     else:
         sink = torch.exp(problem.sinks.to(lse.dtype)[:, None] - safe)  # the weight of the sink, (B, H, L)
         out = (1 - sink) * safe - score
-    # Rounding can leave a row with one key at -1e-7; an entropy is not negative.
-    return torch.where(empty, 0, out).clamp_min(0)
+    # Rounding can leave a row with one key at -1e-7; an entropy lies between 0 and log S.
+    return torch.where(empty, 0, out).clamp(0, math.log(max(2, k.shape[2] + 1)))
 
 
 @torch.no_grad()
-def _entropy_by_blocks(problem: Problem, lse: Tensor) -> Tensor:
-    out = torch.zeros_like(lse)
-    for block in blocks(problem, lse):
-        out[block.b, block.h, block.rows] = torch.special.entr(block.weights()).sum(-1)
+def _entropy_by_blocks(problem: Problem) -> Tensor:
+    """The same from each row's scores less their maximum, so that large scores cost no precision."""
+    dtype = compute_dtype(problem.q.dtype)
+    out = torch.zeros(problem.dims[:3], dtype=dtype, device=problem.q.device)
+    for block in blocks(problem, None):
+        top = block.log.amax(-1)  # (b, h, R)
+        if problem.sinks is not None:
+            top = torch.maximum(top, problem.sinks.to(dtype)[block.h, None])
+        top = torch.where(top == -torch.inf, 0, top)
+        below = block.log.sub_(top[..., None]).clamp_min_(FAR)  # no -inf: 0 * -inf is NaN
+        weights = below.exp()  # unnormalised, (b, h, R, C)
+        keys = weights.sum(-1)
+        total = keys if problem.sinks is None else keys + torch.exp(problem.sinks.to(dtype)[block.h, None] - top)
+        total = torch.where(total == 0, 1, total)
+        mean = weights.mul_(below).sum(-1) / total
+        out[block.b, block.h, block.rows] = (keys / total * total.log() - mean).clamp_min(0)
     return out
 
 

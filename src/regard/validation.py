@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMPLS = ("auto", "fused", "reference")
+MOST = 1 << 40  # positions; sums of a few of them are far from overflowing an int64
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -32,6 +33,8 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
                 f"{name} must be float16, bfloat16, float32 or float64, got {_name(t.dtype)}; "
                 f"convert it with {name}.float()"
             )
+        if t.layout != torch.strided or t.is_nested:
+            raise TypeError(f"{name} must be a dense tensor, got layout {t.layout}; convert it with {name}.to_dense()")
         if t.dim() < 2:
             raise ValueError(f"{name} must have at least 2 axes (L, D), got shape {tuple(t.shape)}")
     if not query.dtype == key.dtype == value.dtype:
@@ -47,8 +50,9 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"query and key must have the same width D (last axis), got query {query.shape[-1]} and key {key.shape[-1]}"
         )
-    if query.shape[-1] == 0:
-        raise ValueError(f"query must have a width D (last axis) of at least 1, got shape {tuple(query.shape)}")
+    for name, letter, t in (("query", "D", query), ("value", "Dv", value)):
+        if t.shape[-1] == 0:
+            raise ValueError(f"{name} must have a width {letter} (last axis) of at least 1, got shape {tuple(t.shape)}")
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
             f"key and value must have the same length S (axis -2), got key {key.shape[-2]} and value {value.shape[-2]}"
@@ -69,14 +73,14 @@ def check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
             "query and key must have the same batch axes (all before heads, length and width), "
             f"got query {tuple(query.shape)} and key {tuple(key.shape)}; expand the smaller one"
         )
-    if heads == kv_heads:
+    if heads == kv_heads and heads > 0:
         return
     if query.dim() == 3:
         raise ValueError(
             f"query and key must have the same batch size N in (N, L, D), got {heads} and {kv_heads}; "
             "for grouped heads without a batch add one: query[None], key[None], value[None]"
         )
-    if kv_heads == 0 or heads % kv_heads:
+    if kv_heads == 0 or heads == 0 or heads % kv_heads:
         raise ValueError(
             f"query heads H (axis -3) must be a multiple of key/value heads Hkv, got H={heads} and Hkv={kv_heads}"
         )
@@ -120,10 +124,17 @@ def check_boolean_mask(mask: Any) -> None:
         )
 
 
-def check_mask_result(out: Any) -> None:
+def check_mask_result(out: Any, wanted: tuple[int, ...]) -> None:
+    """What a rule of masks.where() gave is boolean and broadcasts to (B, H, rows, keys)."""
     if not isinstance(out, Tensor) or out.dtype != torch.bool:
         got = _name(out.dtype) if isinstance(out, Tensor) else type(out).__name__
         raise TypeError(f"masks.where(rule): rule(b, h, q, kv) must return a boolean tensor, got {got}")
+    shape = tuple(out.shape)
+    if len(shape) > 4 or any(n not in (1, m) for n, m in zip(reversed(shape), reversed(wanted), strict=False)):
+        raise ValueError(
+            f"masks.where(rule): rule(b, h, q, kv) must return a shape that broadcasts to {wanted}, as its arguments "
+            f"do, got {shape}"
+        )
 
 
 def _wanted(sizes: Sizes) -> tuple[int, ...]:
@@ -182,19 +193,30 @@ def check_lengths(query_len: int, key_len: int) -> None:
             raise ValueError(f"{name} must be at least 0, got {n}")
 
 
-def check_count(n: int, name: str, least: int) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"{name}: the number of keys must be an integer, got {type(n).__name__}")
+def check_count(n: int, name: str, least: int, what: str = "the number of keys") -> int:
+    n = as_integer(n, f"{name}: {what}")
+    if n > MOST:
+        raise ValueError(f"{name}: {what} must be at most {MOST}, got {n}")
     if n < least:
         hint = "; a window holds the query's own position, so the smallest is window(1)" if name == "window" else ""
-        raise ValueError(f"{name}: the number of keys must be at least {least}, got {n}{hint}")
+        raise ValueError(f"{name}: {what} must be at least {least}, got {n}{hint}")
     return n
 
 
 def check_offset(offset: int | None) -> int | None:
-    if offset is not None and (isinstance(offset, bool) or not isinstance(offset, int)):
-        raise TypeError(f"causal(offset): offset must be an integer or None, got {type(offset).__name__}")
+    if offset is None:
+        return None
+    offset = as_integer(offset, "causal(offset): offset", "an integer or None")
+    if abs(offset) > MOST:
+        raise ValueError(f"causal(offset): offset must lie in -{MOST}..{MOST}, got {offset}")
     return offset
+
+
+def as_integer(n: Any, what: str, wanted: str = "an integer") -> int:
+    """N as an int; numpy's integers are welcome, booleans are a mistake."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or isinstance(n, Tensor):
+        raise TypeError(f"{what} must be {wanted}, got {type(n).__name__}")
+    return int(n.__index__())
 
 
 def _integer(t: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -16,14 +18,17 @@ class IndexRangeError(IndexError, ValueError):
 
 
 def versions(problem: Problem) -> tuple[int, ...]:
-    """How often query, key, bias and sinks have been written to; inference tensors do not count and are not watched."""
+    """How often query, key, bias, sinks and what the mask is made of have been written to; inference tensors do not
+    count and are not watched.
+    """
     tensors = (problem.q, problem.k, problem.bias, problem.sinks)
-    return tuple(-1 if t is None or t.is_inference() else t._version for t in tensors)
+    return *(-1 if t is None or t.is_inference() else t._version for t in tensors), *problem.options.versions()
 
 
 def check_unmodified(problem: Problem, before: tuple[int, ...]) -> None:
     now = versions(problem)
-    for name, a, b in zip(("query", "key", "bias", "sinks"), before, now, strict=True):
+    names = ("query", "key", "bias", "sinks", *["mask"] * (len(now) - 4))
+    for name, a, b in zip(names, before, now, strict=True):
         if a != b:
             raise RuntimeError(
                 f"{name} was written to after regard.attention() returned these weights, which are computed from it "
@@ -36,6 +41,10 @@ def check_operand(x: Tensor, shape: torch.Size, kv_heads: int, *, axis_name: str
     inner = shape[-1]
     if not isinstance(x, Tensor):
         raise TypeError(f"weights @ {name}: {name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype.is_complex:
+        raise TypeError(
+            f"weights @ {name}: {name} must be real, got {str(x.dtype)[6:]}; multiply {name}.real and .imag"
+        )
     rows = x.shape[0] if x.dim() == 1 else x.shape[-2] if x.dim() > 1 else None
     if rows != inner:
         raise ValueError(
@@ -44,7 +53,7 @@ def check_operand(x: Tensor, shape: torch.Size, kv_heads: int, *, axis_name: str
         )
     lead, wanted = tuple(x.shape[:-2]), tuple(shape[:-2])
     fits = len(lead) <= len(wanted) and all(
-        n in (1, m) or (i == 0 and n == kv_heads and len(wanted) > 1)
+        n in (1, m) or (i == 0 and n == kv_heads)
         for i, (n, m) in enumerate(zip(reversed(lead), reversed(wanted), strict=False))
     )
     if not fits:
@@ -68,7 +77,7 @@ def fold_operand(x: Tensor, layout: Layout) -> tuple[Tensor, bool]:
         return x, vector
     if all(n == 1 for n in x.shape[:-3]):
         return x.reshape(1, *x.shape[-3:]), vector
-    return x.expand(*layout.batch_shape, *x.shape[-3:]).reshape(-1, *x.shape[-3:]), vector
+    return x.expand(*layout.batch_shape, *x.shape[-3:]).reshape(prod(layout.batch_shape), *x.shape[-3:]), vector
 
 
 def check_pool(rows: int, cols: int, reduce: str, shape: torch.Size) -> None:
@@ -106,14 +115,19 @@ def key_set(keys: int | slice | list[int] | Tensor, key_len: int, device: torch.
         return torch.arange(key_len, device=device)[keys]
     if isinstance(keys, bool):
         raise TypeError("mass(keys): keys must be an index, a slice, indices or booleans (S,), got bool")
-    t = torch.as_tensor(keys, device=device)
+    try:
+        t = torch.as_tensor(keys, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"mass(keys): keys must be an index, a slice, indices or booleans (S,), got {type(keys).__name__} {keys!r}"
+        ) from None
     if t.dtype == torch.bool:
         if tuple(t.shape) != (key_len,):
             raise ValueError(f"mass(keys): booleans must have shape (S,) = ({key_len},), got {tuple(t.shape)}")
         return t.nonzero()[:, 0]
     if t.numel() == 0:
         return t.new_zeros(0, dtype=torch.long)
-    if t.dtype.is_floating_point or t.dim() > 1:
+    if t.dtype.is_floating_point or t.dtype.is_complex or t.dim() > 1:
         raise TypeError(
             "mass(keys): keys must be an index, a slice, indices (n,) or booleans (S,), "
             f"got {str(t.dtype)[6:]} of shape {tuple(t.shape)}"

@@ -12,6 +12,7 @@ from regard.engine.plan import Plan
 from regard.engine.problem import Problem
 from regard.layout import Layout
 from regard.masks.algebra import Mask
+from regard.precision import outside_autocast
 from regard.statistics import TopK
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class AttentionWeights:
         weight_checks.check_unmodified(self._problem, self._versions)
         return self._problem
 
+    @outside_autocast
     def __matmul__(self, x: Tensor) -> Tensor:
         """``A @ x``: (..., H, L, S) @ (..., H, S, N) to (..., H, L, N); x (S,) gives (..., H, L).
 
@@ -114,16 +116,19 @@ class AttentionWeights:
         out = self._layout.unfold(products.times(self._checked(), x4))
         return out[..., 0] if vector else out
 
+    @outside_autocast
     def entropy(self) -> Tensor:
         """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; one fused pass. A sink is not an
         entry.
         """
         return self._layout.unfold(statistics.entropy(self._checked(), self._lse))
 
+    @outside_autocast
     def received(self) -> Tensor:
         """The weight that each key receives, (..., H, S): ``sum_i A_ij``, the column sums; one fused pass."""
         return self._layout.unfold(products.received(self._checked(), self._lse))
 
+    @outside_autocast
     def pool(self, rows: int, cols: int, reduce: str = "mean") -> Tensor:
         """A map of rows x cols cells, (..., H, rows, cols).
 
@@ -134,6 +139,7 @@ class AttentionWeights:
         weight_checks.check_pool(rows, cols, reduce, self.shape)
         return self._layout.unfold(statistics.pool(self._checked(), self._lse, rows, cols, reduce))
 
+    @outside_autocast
     def topk(self, k: int) -> TopK:
         """The k largest weights of each row and their keys, (..., H, L, k) each, largest first.
 
@@ -143,26 +149,31 @@ class AttentionWeights:
         found = statistics.topk(self._checked(), self._lse, k)
         return TopK(self._layout.unfold(found.values), self._layout.unfold(found.indices))
 
+    @outside_autocast
     def diagonal(self, offset: int = 0) -> Tensor:
         """The entries ``A[..., i, i + offset]``, as ``torch.diagonal(dim1=-2, dim2=-1)``: (..., H, length)."""
         weight_checks.check_diagonal(offset, self.shape)
         return self._layout.unfold(indexing.diagonal(self._checked(), self._lse, offset))
 
+    @outside_autocast
     def distance(self) -> Tensor:
         """The mean distance of what each row reads, (..., H, L): ``sum_j A_ij |p_i - j|`` in tokens, with ``p_i = S -
         L + i``.
         """
         return self._layout.unfold(statistics.distance(self._checked(), self._lse))
 
+    @outside_autocast
     def mass(self, keys: int | slice | list[int] | Tensor) -> Tensor:
         """The weight of each row on a set of keys, (..., H, L): an index, a slice, indices, or booleans (S,)."""
         chosen = weight_checks.key_set(keys, self.shape[-1], self.device)
         return self._layout.unfold(products.mass(self._checked(), self._lse, chosen))
 
+    @outside_autocast
     def max_logit(self) -> Tensor:
         """The largest score of each row, (..., H, L), after cap, bias and mask; -inf for a row without keys."""
         return self._layout.unfold(statistics.max_logit(self._checked()))
 
+    @outside_autocast
     def __getitem__(self, index: Any) -> Tensor:
         """Indexing as on a tensor of this shape; only what is asked for is computed."""
         return indexing.get(self._checked(), self._lse, self._layout, self.shape, index)
@@ -191,6 +202,11 @@ class AttentionWeights:
             return figures.layer(self, **options)
         raise ValueError(f"weights.plot(): one sequence at a time, got a batch of shape {tuple(self.shape)}")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copied or unpickled tensor counts its writes anew.
+        self.__dict__.update(state)
+        self._versions = weight_checks.versions(self._problem)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -209,6 +225,11 @@ class TransposedWeights:
         self._weights = weights
 
     @property
+    def device(self) -> torch.device:
+        """The device of query."""
+        return self._weights.device
+
+    @property
     def shape(self) -> torch.Size:
         """(..., H, S, L)."""
         *lead, query_len, key_len = self._weights.shape
@@ -219,6 +240,7 @@ class TransposedWeights:
         """The weights themselves."""
         return self._weights
 
+    @outside_autocast
     def __matmul__(self, y: Tensor) -> Tensor:
         """``A.mT @ y``: (..., H, S, L) @ (..., H, L, N) to (..., H, S, N); y (L,) gives (..., H, S). Carries no
         gradient.

@@ -22,8 +22,7 @@ def attend(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor, 
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         out, lse = _Attend.apply(*tensors, problem.options, plan, seed)  # type: ignore[no-untyped-call]
         return out, lse
-    clean, v = execute.sanitize(problem, v)
-    return execute.forward(clean, v, plan, seed)
+    return execute.forward(problem, v, plan, seed)
 
 
 class _Attend(torch.autograd.Function):
@@ -39,10 +38,10 @@ class _Attend(torch.autograd.Function):
         plan: Plan,
         seed: int,
     ) -> tuple[Tensor, Tensor]:
-        problem, value = execute.sanitize(Problem(q, k, bias, sinks, options), v)
-        out, lse = execute.forward(problem, value, plan, seed)
-        ctx.save_for_backward(problem.q, problem.k, value, bias, sinks, out, lse)
+        out, lse = execute.forward(Problem(q, k, bias, sinks, options), v, plan, seed)
+        ctx.save_for_backward(q, k, v, bias, sinks, out, lse)
         ctx.options, ctx.plan, ctx.seed = options, plan, seed
+        ctx.mask_versions = options.versions()
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -65,11 +64,14 @@ def _gradients(
     problem = Problem(q, k, bias, sinks, ctx.options)
     if grad is None:
         grad = torch.zeros_like(out)
-    if sinks is None and (problem.masked or bias is not None):
-        empty = lse == -torch.inf  # passes no gradient, whatever the loss says of its constant output
+    if ctx.options.versions() != ctx.mask_versions:
+        raise RuntimeError("mask was written to between regard.attention() and its backward pass; pass mask.clone()")
+    if problem.masked or bias is not None:
+        empty = execute.empty_rows(problem, lse)  # passes no gradient, whatever the loss says of its constant output
         if bool(empty.any()):
             grad = grad.masked_fill(empty[..., None], 0)
-            grad_lse = None if grad_lse is None else grad_lse.masked_fill(empty, 0)
+            # With sinks the lse of an empty row is the sink's logit, and its gradient the sink's.
+            grad_lse = None if grad_lse is None else grad_lse.masked_fill(empty, 0) if sinks is None else grad_lse
     needs = ctx.needs_input_grad
     dq, dk, dv, dbias = execute.backward(
         problem, v, ctx.plan, out, lse, grad, grad_lse, ctx.seed, bias_too=bool(bias is not None and needs[3])
@@ -78,7 +80,7 @@ def _gradients(
     if sinks is not None and needs[4]:
         rowsum = (grad.to(lse.dtype) * out).sum(-1)  # (B, H, L)
         rowsum = -rowsum if grad_lse is None else grad_lse - rowsum
-        share = torch.exp(sinks.to(lse.dtype)[:, None] - lse)  # the sink's weight, (B, H, L)
+        share = torch.exp(sinks.to(lse.dtype)[:, None] - lse.masked_fill(lse == -torch.inf, 0))  # its weight, (B, H, L)
         dsinks = (share * rowsum).sum((0, 2)).to(sinks.dtype)
     dbias = None if dbias is None else dbias.to(bias.dtype)
     return dq, dk, dv, dbias, dsinks, None, None, None

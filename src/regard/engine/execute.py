@@ -11,7 +11,7 @@ from regard.engine.plan import Plan
 from regard.engine.problem import Problem, compute_dtype, crop
 from regard.engine.tiles import Tile
 
-__all__ = ["backward", "forward", "sanitize"]
+__all__ = ["backward", "empty_rows", "forward", "readable", "sanitize"]
 
 # Past this, a product of two finite numbers may overflow float32 on the way, and inf + -inf is NaN.
 LARGEST = 1e12
@@ -24,19 +24,34 @@ def sanitize(problem: Problem, v: Tensor) -> tuple[Problem, Tensor]:
     Padding and the unwritten end of a cache hold anything; finding out costs one pass over q, k and v.
     """
     q, k = problem.q, problem.k
-    b, h, query_len, key_len = problem.dims
-    if _all_read(problem) or 0 in problem.dims or v.shape[-1] == 0 or (_tame(k) and _tame(v) and _tame(q)):
+    b, h, _, key_len = problem.dims
+    if q.is_meta or _all_read(problem) or 0 in problem.dims or v.shape[-1] == 0 or (_tame(k) and _tame(v) and _tame(q)):
         return problem, v
-    kv_heads = k.shape[1]
-    read = torch.zeros(b, h, key_len, dtype=torch.bool, device=v.device)
-    reads = torch.zeros(b, h, query_len, dtype=torch.bool, device=v.device)
+    read, reads = readable(problem)
+    group = read.view(b, k.shape[1], h // k.shape[1], key_len).any(2)[
+        ..., None
+    ]  # by a head of the group: (B, Hkv, S, 1)
+    q, k = torch.where(reads[..., None], q, 0), torch.where(group, k, 0)
+    return Problem(q, k, problem.bias, problem.sinks, problem.options), torch.where(group, v, 0)
+
+
+def readable(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Which keys some query may read, (B, H, S), and which queries may read some key, (B, H, L), by the mask alone."""
+    b, h, query_len, key_len = problem.dims
+    read = torch.zeros(b, h, key_len, dtype=torch.bool, device=problem.q.device)
+    reads = torch.zeros(b, h, query_len, dtype=torch.bool, device=problem.q.device)
     for r, c in problem.row_blocks():
         allowed = problem.allowed(r, c)
         read[:, :, c] |= True if allowed is None else allowed.any(2)
         reads[:, :, r] |= True if allowed is None else allowed.any(3)
-    read_by_group = read.view(b, kv_heads, -1, key_len).any(2)[..., None]  # (B, Hkv, S, 1)
-    q, k = torch.where(reads[..., None], q, 0), torch.where(read_by_group, k, 0)
-    return Problem(q, k, problem.bias, problem.sinks, problem.options), torch.where(read_by_group, v, 0)
+    return read, reads
+
+
+def empty_rows(problem: Problem, lse: Tensor) -> Tensor:
+    """Which rows have no key to read, (B, H, L); with sinks that does not show in lse (B, H, L)."""
+    if problem.sinks is None:
+        return lse == -torch.inf
+    return ~readable(problem)[1] if problem.masked else torch.zeros_like(lse, dtype=torch.bool)
 
 
 def _all_read(problem: Problem) -> bool:
@@ -49,7 +64,7 @@ def _all_read(problem: Problem) -> bool:
 
 def _tame(t: Tensor) -> bool:
     # The 2-norm bounds every element, propagates NaN, and is the one such reduction that PyTorch vectorises on CPU.
-    return float(torch.linalg.vector_norm(t)) <= LARGEST  # False for NaN
+    return float(torch.linalg.vector_norm(t.detach())) <= LARGEST  # False for NaN
 
 
 def forward(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +75,8 @@ def forward(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor,
     if len(plan.tiles) == 1 and plan.tiles[0].rows == slice(0, query_len):
         out, lse = _tile_forward(problem, v, plan.tiles[0])
     else:
-        out = v.new_zeros(b, h, query_len, v.shape[-1])
+        # Parts are summed in float32: rounded at each merge, half precision would miss its budget.
+        out = v.new_zeros(b, h, query_len, v.shape[-1], dtype=compute_dtype(v.dtype))
         lse = torch.full((b, h, query_len), -torch.inf, dtype=compute_dtype(v.dtype), device=v.device)
         written = 0  # tiles come in order of rows; those of the same rows follow each other
         for tile in plan.tiles:
@@ -71,7 +87,7 @@ def forward(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor,
             written = tile.rows.stop
     if problem.sinks is not None:
         out, lse = with_sinks(out, lse, problem.sinks)
-    return out, lse
+    return out.to(v.dtype), lse
 
 
 def backward(

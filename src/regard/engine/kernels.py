@@ -37,7 +37,7 @@ def flash(
     """
     assert _FORWARD is not None
     dv = v.shape[-1]
-    q, scale = _positive(q, scale)
+    q, scale, _ = _positive(q, scale)
     folding = _Folding(q, k, additive, causal=causal)
     q, k, v = _one_width(q, k, v)
     out, lse = _FORWARD(
@@ -66,8 +66,8 @@ def flash_backward(
     keys.
     """
     assert _BACKWARD is not None
-    d, dv, factor = q.shape[-1], v.shape[-1], scale
-    q, scale = _positive(q, scale)
+    d, dv = q.shape[-1], v.shape[-1]
+    q, scale, factor = _positive(q, scale)
     if grad_lse is not None:
         # The op knows no grad_lse. A column where grad is 1, out is -grad_lse and v is 0 puts it into rowsum(grad *
         # out).
@@ -93,7 +93,7 @@ def flash_backward(
         scale=scale,
     )
     dq, dk, dvalue = folding.unfold(dq), folding.unfold_keys(dk), folding.unfold_keys(dvalue)
-    if scale != factor:
+    if factor != 1:
         dq = dq * factor
     return dq[..., :d], dk[..., :d], dvalue[..., :dv]
 
@@ -149,9 +149,14 @@ class _Folding:
         return t.view(self.batch, self.kv_heads, self.group, *t.shape[2:]).sum(2)
 
 
-def _positive(q: Tensor, scale: float) -> tuple[Tensor, float]:
-    """The op multiplies by the scale after it has put -inf over the triangle: -inf * 0 is NaN, and * -1 is inf."""
-    return (q, scale) if scale > 0 else (q * scale, 1.0)
+def _positive(q: Tensor, scale: float) -> tuple[Tensor, float, int]:
+    """q, a positive scale, and the factor -1, 0 or 1 that q was multiplied by, which is exact in any dtype.
+
+    The op multiplies by the scale after it has put -inf over the triangle: -inf * 0 is NaN, and * -1 is inf.
+    """
+    if scale > 0:
+        return q, scale, 1
+    return (-q, -scale, -1) if scale < 0 else (torch.zeros_like(q), 1.0, 0)
 
 
 def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

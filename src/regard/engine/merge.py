@@ -25,4 +25,5 @@ def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]
     """The attention (B, H, L, Dv), (B, H, L) after one more logit a head, sinks (H,), joined each row's denominator."""
     column = sinks.to(lse.dtype)[:, None]  # (H, 1)
     joined = torch.logaddexp(lse, column)
-    return (out * torch.exp(lse - joined)[..., None]).to(out.dtype), joined
+    base = torch.where(joined == -torch.inf, 0, joined)  # a sink of -inf is no sink: an empty row has nothing to join
+    return out * torch.exp(lse - base)[..., None], joined

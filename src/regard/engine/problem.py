@@ -24,6 +24,10 @@ class MaskView(Protocol):
         """(B or 1, H or 1, rows, keys) booleans, True = may attend."""
         ...
 
+    def versions(self) -> tuple[int, ...]:
+        """How often the tensors that the mask is made of have been written to."""
+        ...
+
     def at(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         """Single entries: index tensors that broadcast, to booleans."""
         ...
@@ -47,6 +51,10 @@ class Options:
     valid: Tensor | None = None
     rest: MaskView | None = None
     dropout: float = 0.0
+
+    def versions(self) -> tuple[int, ...]:
+        """How often the tensors of the mask have been written to; parts lowered to copies do not count."""
+        return () if self.rest is None else self.rest.versions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +100,8 @@ class Problem:
     def row_blocks(self, elements: int = BLOCK_ELEMENTS, most: int = 512) -> Iterator[tuple[slice, slice]]:
         """Blocks of rows with the keys that they may read; a block without keys is left out."""
         b, h, query_len, key_len = self.dims
+        if 0 in self.dims:
+            return
         rows = max(1, min(most, elements // max(1, b * h * key_len)))
         for start in range(0, query_len, rows):
             stop = min(start + rows, query_len)

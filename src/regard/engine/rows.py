@@ -26,6 +26,8 @@ def forward(problem: Problem, v: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     lse = torch.full((b, h, query_len), -torch.inf, dtype=dtype, device=v.device)
     if problem.sinks is not None:
         lse = problem.sinks.to(dtype)[:, None].expand(b, h, query_len).clone()  # what a row without keys has
+    if 0 in problem.dims:
+        return out, lse
     values = v.to(dtype)
     for rows, keys in problem.row_blocks():
         scores = problem.block(rows, keys)  # (B, H, R, C)

@@ -58,7 +58,7 @@ def direct_bias(problem: Problem) -> bool:
 def compile_tiles(problem: Problem) -> tuple[Tile, ...]:
     """The tiles of a problem; several tiles of one row are merged by their lse."""
     _, _, query_len, key_len = problem.dims
-    if query_len == 0 or key_len == 0:
+    if 0 in problem.dims:
         return ()
     causal = problem.options.causal
     if problem.options.rest is not None or not direct_bias(problem):

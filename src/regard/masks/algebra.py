@@ -57,6 +57,10 @@ class Mask(ABC):
         boolean.
         """
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that this mask is made of."""
+        return ()
+
     def bind(self, sizes: Sizes) -> Mask:
         """This mask checked against ``sizes``, its tensors 4-dimensional where they are indexed by batch and head."""
         return self
@@ -72,7 +76,7 @@ class Mask(ABC):
         kv = torch.arange(keys.start, keys.stop, device=sizes.device)
         b, h = dims[0].view(-1, 1, 1, 1), dims[1].view(1, -1, 1, 1)  # (B, 1, 1, 1), (1, H, 1, 1)
         out = self.allowed(b, h, q.view(1, 1, -1, 1), kv.view(1, 1, 1, -1), sizes)  # broadcasts to (B, H, rows, keys)
-        validation.check_mask_result(out)
+        validation.check_mask_result(out, (sizes.batch, sizes.heads, len(q), len(kv)))
         # A rule that ignores the batch or the head leaves these axes at 1; one that ignores a position is widened to
         # it.
         out = out.view((1,) * (4 - out.dim()) + tuple(out.shape))
@@ -87,13 +91,23 @@ class Mask(ABC):
     def __invert__(self) -> Mask:
         return Not(self)
 
+    def __rand__(self, other: object) -> Mask:
+        return And(_operand(other, "&"), self)
+
+    def __ror__(self, other: object) -> Mask:
+        return Or(_operand(other, "|"), self)
+
+    def __bool__(self) -> bool:
+        # `a and b` would silently be b.
+        raise TypeError("a mask is neither true nor false; combine masks with &, | and ~, not with and, or, not")
+
     def to_dense(
         self,
         query_len: int,
         key_len: int | None = None,
         *,
-        batch: int = 1,
-        num_heads: int = 1,
+        batch: int | None = None,
+        num_heads: int | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """The whole mask as a boolean tensor, (L, S), or (B or 1, H or 1, L, S) if it depends on the batch or the head.
@@ -104,8 +118,7 @@ class Mask(ABC):
                 [ True,  True,  True]])
         """
         key_len = query_len if key_len is None else key_len
-        validation.check_lengths(query_len, key_len)
-        sizes = Sizes((self._batch(batch),), self._heads(num_heads), query_len, key_len, torch.device(device))
+        sizes = self._sizes(query_len, key_len, batch, num_heads, device)
         out = self.bind(sizes).block(slice(0, query_len), slice(0, key_len), sizes).contiguous()
         return out[0, 0] if out.shape[:2] == (1, 1) else out
 
@@ -123,8 +136,7 @@ class Mask(ABC):
         from torch.nn.attention.flex_attention import create_block_mask
 
         key_len = query_len if key_len is None else key_len
-        validation.check_lengths(query_len, key_len)
-        sizes = Sizes((batch or self._batch(1),), num_heads or self._heads(1), query_len, key_len, torch.device(device))
+        sizes = self._sizes(query_len, key_len, batch, num_heads, device)
         bound = self.bind(sizes)
 
         def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
@@ -135,11 +147,26 @@ class Mask(ABC):
             mask_mod, depends_on_batch, depends_on_heads, query_len, key_len, device=str(device), BLOCK_SIZE=block_size
         )
 
+    def _sizes(
+        self, query_len: int, key_len: int, batch: int | None, heads: int | None, device: torch.device | str
+    ) -> Sizes:
+        validation.check_lengths(query_len, key_len)
+        batch = (
+            self._batch(1) if batch is None else validation.check_count(batch, "batch", 1, "the number of sequences")
+        )
+        heads = (
+            self._heads(1) if heads is None else validation.check_count(heads, "num_heads", 1, "the number of heads")
+        )
+        return Sizes((batch,), heads, query_len, key_len, torch.device(device))
+
     def picture(self, query_len: int, key_len: int | None = None, *, width: int = 64) -> str:
         """The mask drawn in characters, queries down and keys across: ■ may attend, · may not, ▒ a cell with some of
         both.
         """
-        full = self.to_dense(query_len, key_len)
+        validation.check_count(width, "picture(width)", 1, "the number of characters")
+        full = self.to_dense(
+            validation.check_count(query_len, "picture(query_len)", 1, "the number of queries"), key_len
+        )
         while full.dim() > 2:
             full = full[0]
         rows, cols = min(full.shape[0], max(1, width // 2)), min(full.shape[1], width)
@@ -176,6 +203,9 @@ class And(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return self.left.allowed(b, h, q, kv, sizes) & self.right.allowed(b, h, q, kv, sizes)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.left.tensors(), *self.right.tensors())
+
     def bind(self, sizes: Sizes) -> Mask:
         return And(self.left.bind(sizes), self.right.bind(sizes))
 
@@ -205,6 +235,9 @@ class Or(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return self.left.allowed(b, h, q, kv, sizes) | self.right.allowed(b, h, q, kv, sizes)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.left.tensors(), *self.right.tensors())
+
     def bind(self, sizes: Sizes) -> Mask:
         return Or(self.left.bind(sizes), self.right.bind(sizes))
 
@@ -233,6 +266,9 @@ class Not(Mask):
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return ~self.inner.allowed(b, h, q, kv, sizes)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.inner.tensors()
 
     def bind(self, sizes: Sizes) -> Mask:
         return Not(self.inner.bind(sizes))

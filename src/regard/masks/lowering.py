@@ -24,6 +24,9 @@ class _View:
     def block(self, rows: slice, keys: slice) -> Tensor:
         return self.mask.block(rows, keys, self.sizes)
 
+    def versions(self) -> tuple[int, ...]:
+        return tuple(-1 if t.is_inference() else t._version for t in self.mask.tensors())
+
     def at(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         return self.mask.allowed(b, h, q, kv, self.sizes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch import Tensor
 
@@ -56,6 +57,9 @@ class Padding(Mask):
     lengths: Tensor | None
     valid: Tensor | None
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(t for t in (self.lengths, self.valid) if t is not None)
+
     def bind(self, sizes: Sizes) -> Mask:
         validation.check_padding(self.lengths, self.valid, sizes)
         return self
@@ -81,6 +85,9 @@ class Documents(Mask):
     """Query and key of the same document: ``ids`` (B, S) or (S,), one document id a key position."""
 
     ids: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.ids,)
 
     def bind(self, sizes: Sizes) -> Mask:
         validation.check_documents(self.ids, sizes)
@@ -130,13 +137,16 @@ class Where(Mask):
 class Dense(Mask):
     tensor: Tensor
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.tensor,)
+
     def bind(self, sizes: Sizes) -> Mask:
         t = validation.check_dense(self.tensor, sizes)  # (batch_shape or 1s, H or 1, L or 1, S or 1)
         if len(sizes.batch_shape) != 1:
             leading = t.shape[:-3]
             if any(n != 1 for n in leading):
                 t = t.expand(*sizes.batch_shape, *t.shape[-3:])
-            t = t.reshape(-1, *t.shape[-3:])  # (..., H, L, S) -> (B, H, L, S)
+            t = t.reshape(prod(t.shape[:-3]), *t.shape[-3:])  # (..., H, L, S) -> (B, H, L, S)
         return replace(self, tensor=t)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:

@@ -1,0 +1,112 @@
+"""Attention rollout: the product of the layers, against the dense product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests import properties
+
+import regard
+from regard import masks
+
+
+def layers(*batch_and_heads: int, count: int = 3, length: int = 6) -> list[regard.AttentionWeights]:
+    found = []
+    for n in range(count):
+        q, k, v = (
+            (n + 1) * t for t in properties.problem(*batch_and_heads, query_len=length, key_len=length)
+        )  # layers that differ
+        found.append(regard.attention(q, k, v, masks.causal())[1])
+    return found
+
+
+def dense(weights: list[regard.AttentionWeights], residual: float, *, heads: bool) -> torch.Tensor:
+    out = torch.eye(weights[0].shape[-1], dtype=torch.float64)
+    for w in weights:
+        matrix = w.to_dense().mean(-3) if heads else w.to_dense()
+        out = (residual * torch.eye(out.shape[-1], dtype=torch.float64) + (1 - residual) * matrix) @ out
+    return out
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("lead", [(2, 3), (2, 2, 2), (2,), ()], ids=str)
+def test_it_is_the_product_of_the_layers(lead, residual):
+    weights = layers(*lead) if lead else [single() for _ in range(3)]
+    rollout, want = regard.rollout(weights, residual=residual), dense(weights, residual, heads=len(lead) > 1)
+    assert rollout.shape == want.shape
+    near = {"rtol": 0, "atol": 1e-13}
+    torch.testing.assert_close(rollout.to_dense(), want, **near)
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(6, 2)
+    torch.testing.assert_close(rollout @ x, want @ x, **near)
+    torch.testing.assert_close(rollout @ x[:, 0], want @ x[:, 0], **near)
+    torch.testing.assert_close(rollout.mT @ x, want.mT @ x, **near)
+    torch.testing.assert_close(rollout.mT @ x[:, 0], want.mT @ x[:, 0], **near)
+    for i in (0, 3, -1):
+        torch.testing.assert_close(rollout[i], want[..., i, :], **near)
+
+
+def single() -> regard.AttentionWeights:
+    q, k, v = (t[0, 0] for t in properties.problem(1, 1, query_len=6, key_len=6))
+    return regard.attention(q, k, v)[1]
+
+
+def test_a_row_says_what_a_position_read():
+    row = regard.rollout(layers(1, 2))[2]
+    assert not row[..., 3:].any()  # causal layers together are causal
+    torch.testing.assert_close(row.sum(-1), torch.ones(1, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_the_first_layer_reads_first():
+    a, b = layers(1, 1, count=2)
+    want = b.to_dense()[:, 0] @ a.to_dense()[:, 0]
+    torch.testing.assert_close(regard.rollout([a, b], residual=0.0).to_dense(), want, rtol=0, atol=1e-14)
+    assert not torch.allclose(regard.rollout([b, a], residual=0.0).to_dense(), want)
+
+
+def test_repr_and_shapes():
+    rollout = regard.rollout(layers(2, 3))
+    assert repr(rollout) == "Rollout(2 x 6 x 6 over 3 layers, residual=0.5)"
+    assert rollout.mT.shape == (2, 6, 6)
+
+
+def cross() -> regard.AttentionWeights:
+    q, k, v = properties.problem(2, 2, query_len=6, key_len=5)
+    return regard.attention(q, k, v)[1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (list, ValueError, r"rollout\(weights\): expected at least one layer's weights, got none"),
+        (lambda: [torch.eye(3)], TypeError, r"layer 0 must be regard.AttentionWeights, got Tensor"),
+        (lambda: [cross()], ValueError, r"layer 0 must be square \(self-attention\), got \(2, 2, 6, 5\)"),
+        (
+            lambda: [*layers(2, 2), *layers(1, 2)],
+            ValueError,
+            r"every layer must have the batch and length of layer 0, \(2, 2, 6, 6\), got \(1, 2, 6, 6\) in layer 3",
+        ),
+        (lambda: [*layers(2, 2), *layers(2, 2, length=5)], ValueError, r"got \(2, 2, 5, 5\) in layer 3"),
+    ],
+    ids=["none", "a tensor", "not square", "another batch", "another length"],
+)
+def test_bad_layers(weights, error, message):
+    with pytest.raises(error, match=message):
+        regard.rollout(weights())
+
+
+@pytest.mark.parametrize("residual", [-0.1, 1.5])
+def test_bad_residual(residual):
+    with pytest.raises(ValueError, match=rf"residual.*\[0, 1\].*{residual}"):
+        regard.rollout(layers(1, 1), residual=residual)
+
+
+def test_bad_operands():
+    rollout = regard.rollout(layers(1, 1))
+    with pytest.raises(ValueError, match=r"rollout @ x: x must have 6 rows \(L, axis -2\), got \(5, 2\)"):
+        rollout @ torch.ones(5, 2)
+    with pytest.raises(ValueError, match=r"x must have 6 rows .*got list"):
+        rollout @ [1.0] * 6
+    with pytest.raises(IndexError, match=r"rollout\[query\]: query 6 is out of range for L=6; expected -6..5"):
+        rollout[6]
+    with pytest.raises(TypeError, match=r"rollout\[query\]: query must be an integer, got slice"):
+        rollout[1:]
