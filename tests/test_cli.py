@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,36 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(command, "run", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["look"])
+
+
+def test_ctrl_c_ends_quietly(monkeypatch, capsys):
+    from regard.look import command
+
+    def interrupt(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupt)
+    assert run("look") == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("module", ["regard.commands", "regard.look.command"])
+def test_ctrl_c_while_modules_are_imported_ends_quietly(monkeypatch, capsys, module):
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == module:
+                raise KeyboardInterrupt
+
+    importlib.import_module(module)  # so that there is something to take away
+    monkeypatch.delattr(module)
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    # A KeyboardInterrupt that comes out would end pytest itself.
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stop:
+        cli.main(["look"])
+    assert isinstance(stop.value, SystemExit)
+    assert stop.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_unknown_option_exits_with_2(capsys):

@@ -385,6 +385,13 @@ X = torch.zeros(2, 3, 8)
         ),
         ((X, X.half()), {}, TypeError, "context must have the layer's dtype float32, got float16"),
         ((X, 3), {}, TypeError, "context must be a torch.Tensor, got int"),
+        (
+            (X, masks.causal()),
+            {},
+            TypeError,
+            r"context must be a torch.Tensor or a pair .*, got causal\(\); a mask is passed by its name: mask=",
+        ),
+        ((X, X[..., 0] > 0), {}, TypeError, "context must be .*, got a boolean tensor; a mask is passed by its name"),
         ((X,), {"mask": torch.zeros(3, 3)}, TypeError, "mask must be boolean .* as bias="),
         ((X,), {"mask": torch.ones(2, 3, 3).bool()}, ValueError, r"one mask a sequence .* heads: mask\[:, None\]"),
         (
@@ -426,3 +433,48 @@ def test_a_layer_for_a_context_says_that_it_needs_one():
         MultiHeadAttention(8, 4, d_context=(5, 6))(X, torch.zeros(2, 3, 5))
     with pytest.raises(ValueError, match=r"context must have the width d_context=5 in its last axis, got \(2, 3, 8\)"):
         MultiHeadAttention(8, 4, d_context=5)(X, X)
+
+
+def test_a_mask_that_may_be_one_a_sequence_or_one_a_head_is_refused():
+    layer, x, each = MultiHeadAttention(8, 2), torch.randn(2, 3, 8), torch.rand(2, 3, 3) < 0.5
+    message = (
+        r"mask of shape \(2, 3, 3\) may mean one a sequence or one a head, B = H = 2; "
+        r"pass mask\[:, None\] for one a sequence, mask\[None\] for one a head"
+    )
+    for mask in (each, masks.dense(each), masks.causal() & ~masks.dense(each)):
+        with pytest.raises(ValueError, match=message):
+            layer(x, mask=mask)
+    with pytest.raises(ValueError, match=r"mask of shape \(2, 1, 3\) may mean"):
+        layer(x, mask=each[:, :1])
+
+
+def test_a_mask_that_says_what_it_is_for_is_read_so():
+    layer, x, each = MultiHeadAttention(8, 2), torch.randn(2, 3, 8), torch.rand(2, 3, 3) < 0.5
+    each |= torch.eye(3, dtype=torch.bool)
+
+    def read(mask: object, x: Tensor = x) -> Tensor:
+        return layer(x, mask=mask, need_weights=True)[1].to_dense() > 0
+
+    assert torch.equal(read(each[:, None]), each[:, None].expand(2, 2, 3, 3))
+    assert torch.equal(read(each[None]), each[None].expand(2, 2, 3, 3))
+    assert torch.equal(read(masks.dense(each[None])), each[None].expand(2, 2, 3, 3))
+    assert torch.equal(read(each, x[:1]), each[None])  # one sequence: no doubt
+    assert torch.equal(read(each, x[0]), each)
+    square = torch.eye(2, dtype=torch.bool)  # two axes are queries and keys, however many sequences and heads
+    assert torch.equal(read(square, x[:, :2]), square.expand(2, 2, 2, 2))
+
+
+def test_sizes_may_be_integers_of_numpy():
+    np = pytest.importorskip("numpy")
+    layer = MultiHeadAttention(np.int64(16), np.int32(4), num_kv_heads=np.uint8(2), d_context=(np.int64(5), 6))
+    sizes = (layer.d_in, layer.num_heads, layer.num_kv_heads, layer.d_k, *layer.d_context)
+    assert sizes == (16, 4, 2, 16, 5, 6)
+    assert {type(size) for size in sizes} == {int}
+    with pytest.raises(TypeError, match="d_in must be an integer, got bool"):
+        MultiHeadAttention(np.bool_(True), 1)
+    with pytest.raises(TypeError, match="d_in must be an integer, got float64"):
+        MultiHeadAttention(np.float64(16), 4)
+    with pytest.raises(TypeError, match="d_in must be an integer, got Tensor"):
+        MultiHeadAttention(torch.tensor(True), 1)
+    with pytest.raises(ValueError, match=r"d_in must be at least 1, got 0$"):
+        MultiHeadAttention(np.int64(0), 4)

@@ -204,3 +204,13 @@ def test_bad_arguments(arguments: dict, error: type, message: str):
 def test_bad_input(x: object, offset: object, error: type, message: str):
     with pytest.raises(error, match=message):
         PositionalEncoding(4, 8)(x, offset=offset)
+
+
+def test_sizes_and_offset_may_be_integers_of_numpy():
+    np = pytest.importorskip("numpy")
+    positions, x = PositionalEncoding(np.int64(8), np.int32(10)), torch.zeros(2, 8)
+    assert (type(positions.d_model), type(positions.max_len)) == (int, int)
+    assert torch.equal(positions.get_encoding(), PositionalEncoding(8, 10).get_encoding())
+    assert torch.equal(positions(x, offset=np.int64(3)), positions(x, offset=3))
+    with pytest.raises(TypeError, match="offset must be an integer or an integer tensor, got bool"):
+        positions(x, offset=True)

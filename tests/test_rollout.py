@@ -110,3 +110,49 @@ def test_bad_operands():
         rollout[6]
     with pytest.raises(TypeError, match=r"rollout\[query\]: query must be an integer, got slice"):
         rollout[1:]
+
+
+@pytest.mark.parametrize(
+    ("residual", "name"),
+    [("a", "str"), (None, "NoneType"), (True, "bool"), (torch.tensor(0.5), "Tensor")],
+    ids=["str", "None", "bool", "Tensor"],
+)
+def test_a_residual_that_is_no_number(residual, name):
+    with pytest.raises(TypeError, match=rf"rollout\(residual\): residual must be a number in \[0, 1\], got {name}"):
+        regard.rollout(layers(1, 1), residual=residual)
+
+
+def test_a_residual_that_is_nan():
+    with pytest.raises(ValueError, match=r"residual must be in \[0, 1\], got nan"):
+        regard.rollout(layers(1, 1), residual=float("nan"))
+
+
+def test_weights_that_are_no_sequence_of_layers():
+    wanted = r"rollout\(weights\): weights must be a sequence of regard.AttentionWeights, one a layer, got"
+    for given, name in ((None, "NoneType"), (torch.tensor(1.0), "Tensor")):
+        with pytest.raises(TypeError, match=f"{wanted} {name}$"):
+            regard.rollout(given)
+    with pytest.raises(TypeError, match=rf"{wanted} AttentionWeights; for one layer pass \[weights\]"):
+        regard.rollout(layers(1, 1)[0])
+
+
+def test_layers_may_come_one_by_one():
+    weights = layers(1, 1)
+    assert torch.equal(regard.rollout(w for w in weights).to_dense(), regard.rollout(weights).to_dense())
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 2), (2, 2, 6, 2)], ids=str)
+def test_operands_of_another_batch(shape):
+    rollout = regard.rollout(layers(2, 3))
+    message = (
+        r"rollout @ x: the batch axes of x, \(.*\), must broadcast to those of the rollout, \(2,\), got x of shape \("
+    )
+    for operator in (rollout, rollout.mT):
+        with pytest.raises(ValueError, match=message + ", ".join(map(str, shape))):
+            operator @ torch.ones(shape, dtype=torch.float64)
+
+
+def test_one_operand_for_every_sequence():
+    rollout = regard.rollout(layers(2, 3))
+    x = torch.randn(1, 6, 2, dtype=torch.float64)
+    assert torch.equal(rollout @ x, rollout @ x.expand(2, 6, 2))

@@ -12,7 +12,7 @@ NEEDED = ("typer", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the `regard` command and exit: 0 when it worked, 2 when what it was given cannot work.
+    """Run the `regard` command and exit: 0 when it worked, 2 when what it was given cannot work, 130 after Ctrl-C.
 
     A missing file, an unknown name or a value out of range is printed as ``error: ...`` on stderr;
     ``regard --traceback ...`` shows where it came from.
@@ -29,6 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with the exit code.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        # 128 + SIGINT, as a shell reports it; whoever pressed Ctrl-C knows why it ended.
+        raise SystemExit(130) from None
+
+
+def _run(arguments: list[str]) -> None:
     try:
         from regard.commands import app
     except ModuleNotFoundError as missing:

@@ -100,7 +100,8 @@ def attention(
         if sinks is not None:
             validation.check_sinks(sinks, q.shape[1], query)
     problem = Problem(q, k, bias, sinks, options)
-    problem, v = sanitize(problem, v)
+    if problem.masked:
+        problem, v = sanitize(problem, v)
     plan = make_plan(problem, v, impl)
     if plan.kernel == "reference":
         out, lse = _by_definition(problem, v)
@@ -108,7 +109,7 @@ def attention(
         # The seed is drawn from the default generator, so that torch.manual_seed decides the dropout of a run.
         seed = int(torch.randint(1 << 62, ()).item()) if dropout > 0 else 0
         out, lse = attend(problem, v, plan, seed)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and problem.requires_grad:
         problem = problem.detach()  # its lse is not part of a graph, and half a gradient would be a wrong one
     return layout.unfold(out), AttentionWeights(problem, lse, layout, bound, plan)
 

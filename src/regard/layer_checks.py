@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -16,13 +17,24 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _integer(value: Any) -> int | None:
+    """An integer of any kind, numpy's too, as an int; None for what is none."""
+    if isinstance(value, bool | Tensor):  # both have an index
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def check_size(value: int, name: str) -> int:
     """A width, a length or a number of heads: an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    size = _integer(value)
+    if size is None:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return size
 
 
 def check_heads(num_heads: int, num_kv_heads: int, **totals: int) -> None:
@@ -111,6 +123,12 @@ def check_context(
         raise ValueError(
             f"context must be given, got None: the layer was made for one, d_context={widths}, and cannot read x itself"
         )
+    if isinstance(context, Mask) or (isinstance(context, Tensor) and context.dtype == torch.bool):
+        got = repr(context) if isinstance(context, Mask) else "a boolean tensor"
+        raise TypeError(
+            f"context must be a torch.Tensor or a pair (key_input, value_input), got {got}; "
+            "a mask is passed by its name: mask=..."
+        )
     pair = isinstance(context, tuple | list)
     if pair and len(context) != 2:
         raise ValueError(f"context must be a tensor or a pair (key_input, value_input), got {len(context)} of them")
@@ -141,9 +159,16 @@ def with_batch(context: Any) -> Any:
 
 
 def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_len: int) -> None:
-    """A mask tensor made for a layer without an axis of heads gets an error that says which axis is missing."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or x.dim() != 3:
+    """A mask tensor without an axis of heads, or of sequences, gets an error that says which axis is missing."""
+    if x.dim() != 3:
         return
+    if isinstance(mask, Mask):
+        for tensor in mask.tensors():
+            _check_one_meaning(tensor, num_heads, x.shape[0])
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        return
+    _check_one_meaning(mask, num_heads, x.shape[0])
     batch, query_len, shape = x.shape[0], x.shape[1], tuple(mask.shape)
     full = (batch, num_heads, query_len, key_len)
     wanted = f"mask (True = may attend) must broadcast to (B, H, L, S) = {full}, got {shape}"
@@ -151,6 +176,15 @@ def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_l
         raise ValueError(f"{wanted}; one mask a sequence needs an axis for the heads: mask[:, None]")
     if shape == (batch, key_len) and batch not in (1, query_len):
         raise ValueError(f"{wanted}; keys that hold something are masks.padding(mask)")
+
+
+def _check_one_meaning(mask: Tensor, num_heads: int, batch: int) -> None:
+    """A mask (n, L, S) with n = B = H fits as one a head, and may have been meant as one a sequence."""
+    if mask.dim() == 3 and mask.dtype == torch.bool and mask.shape[0] == batch == num_heads > 1:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} may mean one a sequence or one a head, B = H = {batch}; "
+            "pass mask[:, None] for one a sequence, mask[None] for one a head"
+        )
 
 
 def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int, ...]) -> None:
@@ -164,10 +198,11 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
                 f"got {tuple(offset.shape)}"
             )
         low, high = (int(offset.min()), int(offset.max())) if offset.numel() else (0, 0)
-    elif isinstance(offset, bool) or not isinstance(offset, int):
-        raise TypeError(f"offset must be an integer or an integer tensor, got {type(offset).__name__}")
     else:
-        low = high = offset
+        position = _integer(offset)
+        if position is None:
+            raise TypeError(f"offset must be an integer or an integer tensor, got {type(offset).__name__}")
+        low = high = position
     if low < 0:
         raise ValueError(f"offset must be at least 0, got {low}")
     if high + length > max_len:

@@ -152,8 +152,9 @@ class MultiHeadAttention(nn.Module):
             x: (L, d_in), (B, L, d_in), or with more batch axes.
             context: what keys and values are made of, (..., S, width), or a pair (key_input, value_input); x if None.
             mask: a :class:`regard.masks.Mask`, or a boolean tensor that broadcasts to (..., H, L, S), so that one a
-                sequence is (B, 1, L, S); True = may attend. It reaches every head. A position that may read nothing has
-                the output ``out_proj(0)``.
+                sequence is (B, 1, L, S); True = may attend. It reaches every head. (n, L, S) with n = B = H may mean
+                one a sequence or one a head, and is refused. A position that may read nothing has the output
+                ``out_proj(0)``.
             need_weights: also return the weights; the output does not change.
 
         Returns:
@@ -162,16 +163,18 @@ class MultiHeadAttention(nn.Module):
 
         Raises:
             TypeError: x or context of another dtype than the layer, a mask that is not boolean.
-            ValueError: x or context of another width than the layer's, a mask that does not broadcast.
+            ValueError: x or context of another width than the layer's, a mask that does not broadcast, or that may
+                mean two things.
         """
         if layer_checks.axes(x) == 2:
             out, weights = self._unbatched(x, context, mask)
             return (out, weights) if need_weights else out
         q, k, v = self._project(x, context)  # (..., L, H * D), (..., S, Hkv * D), (..., S, Hkv * Dv)
         layer_checks.check_mask_axes(mask, self.num_heads, x, k.shape[-2])
-        q = torch.unflatten(q, -1, (self.num_heads, -1)).transpose(-3, -2)  # -> (..., L, H, D) -> (..., H, L, D)
-        k = torch.unflatten(k, -1, (self.num_kv_heads, -1)).transpose(-3, -2)  # -> (..., Hkv, S, D)
-        v = torch.unflatten(v, -1, (self.num_kv_heads, -1)).transpose(-3, -2)  # -> (..., Hkv, S, Dv)
+        d, dv = self.d_k // self.num_heads, self.d_v // self.num_heads
+        q = q.view(*q.shape[:-1], self.num_heads, d).transpose(-3, -2)  # -> (..., L, H, D) -> (..., H, L, D)
+        k = k.view(*k.shape[:-1], self.num_kv_heads, d).transpose(-3, -2)  # -> (..., Hkv, S, D)
+        v = v.view(*v.shape[:-1], self.num_kv_heads, dv).transpose(-3, -2)  # -> (..., Hkv, S, Dv)
         heads, weights = attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
         joined = heads.transpose(-3, -2).flatten(-2)  # (..., H, L, Dv) -> (..., L, H, Dv) -> (..., L, d_v)
         out = self.out_proj(joined)  # (..., L, d_v) -> (..., L, d_out)

@@ -77,7 +77,7 @@ class PositionalEncoding(nn.Module):
         self.base = layer_checks.check_base(base)
         validation.check_dropout(dropout)
         self.dropout = float(dropout)
-        self.register_buffer("encoding", sinusoids(max_len, d_model, base=self.base), persistent=False)
+        self.register_buffer("encoding", sinusoids(self.max_len, self.d_model, base=self.base), persistent=False)
 
     def get_encoding(self) -> Tensor:
         """A copy of the table, (max_len, d_model) float32."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -46,7 +47,15 @@ class Rollout:
             raise ValueError(f"rollout @ x: x must have {self.shape[-1]} rows (L, axis -2), got {got}")
         vector = x.dim() == 1
         x = x[:, None] if vector else x  # (L,) -> (L, 1)
-        return x.expand(*self.shape[:-2], *x.shape[-2:]), vector
+        batch, given = self.shape[:-2], x.shape[:-2]
+        if len(given) > len(batch) or any(
+            n not in (1, m) for n, m in zip(reversed(given), reversed(batch), strict=False)
+        ):
+            raise ValueError(
+                f"rollout @ x: the batch axes of x, {tuple(given)}, must broadcast to those of the rollout, "
+                f"{tuple(batch)}, got x of shape {tuple(x.shape)}"
+            )
+        return x.expand(*batch, *x.shape[-2:]), vector
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """``A_n @ (... @ (A_1 @ x))``: x (..., L, N) or (L,); one fused pass a layer."""
@@ -115,11 +124,19 @@ def rollout(weights: Sequence[AttentionWeights], *, residual: float = 0.5) -> Ro
         A :class:`Rollout` of shape (..., L, L): ``@ x`` and ``.mT @ y`` cost one fused pass a layer, ``[i]`` is a row.
 
     Raises:
+        TypeError: weights that are no sequence of :class:`regard.AttentionWeights`, residual not a number.
         ValueError: no weights, weights that are not square or differ in shape, residual outside [0, 1].
 
     References:
         Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020.
     """
+    _check_residual(residual)
+    if isinstance(weights, AttentionWeights | Tensor) or not isinstance(weights, Iterable):
+        hint = "; for one layer pass [weights]" if isinstance(weights, AttentionWeights) else ""
+        raise TypeError(
+            "rollout(weights): weights must be a sequence of regard.AttentionWeights, one a layer, "
+            f"got {type(weights).__name__}{hint}"
+        )
     weights = list(weights)
     if not weights:
         raise ValueError("rollout(weights): expected at least one layer's weights, got none")
@@ -134,6 +151,11 @@ def rollout(weights: Sequence[AttentionWeights], *, residual: float = 0.5) -> Ro
                 f"rollout(weights): every layer must have the batch and length of layer 0, {tuple(weights[0].shape)}, "
                 f"got {tuple(w.shape)} in layer {n}"
             )
+    return Rollout(weights, float(residual))
+
+
+def _check_residual(residual: float) -> None:
+    if isinstance(residual, bool) or not isinstance(residual, Real):
+        raise TypeError(f"rollout(residual): residual must be a number in [0, 1], got {type(residual).__name__}")
     if not 0 <= residual <= 1:
         raise ValueError(f"rollout(residual): residual must be in [0, 1], got {residual}")
-    return Rollout(weights, residual)

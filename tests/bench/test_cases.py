@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -118,6 +121,46 @@ def test_a_folder_that_does_not_exist_is_refused_before_anything_runs(monkeypatc
     monkeypatch.setattr(runner, "describe", lambda: pytest.fail("it began to measure"))
     with pytest.raises(FileNotFoundError, match=r"--json: the folder .*nowhere does not exist"):
         runner.run(json=tmp_path / "nowhere" / "record.json")
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_anything_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "describe", lambda: pytest.fail("it began to measure"))
+    with pytest.raises(ValueError, match=rf"--json is {tmp_path}, but {tmp_path} is a folder; expected the name of a"):
+        runner.run(json=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=rf"--json is .*record.json, but {tmp_path}/file is a file; expected the name"):
+        runner.run(json=tmp_path / "file" / "record.json")
+
+    def refused(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    with pytest.raises(ValueError, match=rf"but {tmp_path} may not be written to \(Permission denied\); expected"):
+        runner.run(json=tmp_path / "record.json")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_target_that_only_seems_writable_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(runner, "describe", lambda: pytest.fail("it began to measure"))
+    with pytest.raises(ValueError, match=r"--json is /proc/x.json, but /proc may not be written to \("):
+        runner.run(json=Path("/proc/x.json"))
+
+
+def test_a_record_that_is_interrupted_leaves_the_old_one(monkeypatch, tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text("old")
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(runner, "describe", object)  # a record of no cases asks nothing of the machine
+    monkeypatch.setattr(runner, "select", lambda only: ())
+    monkeypatch.setattr("regard.bench.report.to_json", lambda report: "new")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(json=record)
+    assert record.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def test_a_run_measures_writes_and_gives_the_threads_back(tmp_path, capsys):

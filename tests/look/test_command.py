@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,22 +122,29 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii(run: Run, monkeypatch: pyte
             r"text: .*latin is not UTF-8 \(byte 0xe9 at 1\); expected UTF-8, so convert it first",
         ),
         ({"text": "{tmp}/empty"}, r"text .*empty is empty; expected a file with text in it"),
-        ({"string": ""}, r"string is empty; expected a text of at least one character"),
-        ({"text": "a", "string": "b"}, r"both a file \('a'\) and string= were given; expected one of them"),
-        ({"model": "gpt-9"}, r"model is 'gpt-9'; expected 'demo', the model that comes with regard, or a folder"),
-        ({"model": "{tmp}"}, r"model is '.*', a folder without a model in it: .*model.safetensors"),
-        ({"layer": 2}, r"layer is 2, but the model has 2; expected 0 to 1"),
-        ({"head": -1}, r"head is -1, but the model has 2; expected 0 to 1"),
-        ({"max_tokens": 0}, r"max_tokens is 0; expected at least 1"),
-        ({"out": "{tmp}/empty"}, r"out is .*empty, but .*empty is a file; expected a folder, old or new"),
-        ({"out": "{tmp}/empty/deep"}, r"out is .*deep, but .*empty is a file; expected a folder, old or new"),
-        ({"string": "a\ud800"}, r"text holds a lone surrogate, U\+D800 at index 1"),
+        ({"text": "{tmp}/blank"}, r"text .*blank holds nothing but blanks; expected a file with text in it"),
+        ({"string": ""}, r"--string is empty; expected a text of at least one character"),
+        ({"string": " \t\n\u2003"}, r"--string holds nothing but blanks; expected a text of at least one character"),
+        ({"text": "a", "string": "b"}, r"both a file \('a'\) and --string were given; expected one of them"),
+        ({"model": "gpt-9"}, r"--model is 'gpt-9'; expected 'demo', the model that comes with regard, or a folder"),
+        ({"model": ""}, r"--model is ''; expected 'demo', the model that comes with regard, or a folder"),
+        ({"model": "{tmp}"}, r"--model is '.*', a folder without a model in it: .*model.safetensors"),
+        ({"layer": 2}, r"--layer is 2, but the model has 2; expected 0 to 1"),
+        ({"head": -1}, r"--head is -1, but the model has 2; expected 0 to 1"),
+        ({"max_tokens": 0}, r"--max-tokens is 0; expected at least 1"),
+        ({"out": "{tmp}/empty"}, r"--out is .*empty, but .*empty is a file; expected a folder, old or new"),
+        ({"out": "{tmp}/empty/deep"}, r"--out is .*deep, but .*empty is a file; expected a folder, old or new"),
+        ({"string": "a\ud800"}, r"--string is not valid UTF-8 \(the lone surrogate U\+D800 at character 1\); expected"),
+        (
+            {"string": os.fsdecode(b"ab\xff")},
+            r"--string is not valid UTF-8 \(byte 0xff at character 2\); expected UTF-8, so convert it first",
+        ),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
     run: Run, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    for name, content in {"binary": b"ab\0", "latin": b"t\xe9t", "empty": b""}.items():
+    for name, content in {"binary": b"ab\0", "latin": b"t\xe9t", "empty": b"", "blank": b" \n"}.items():
         (tmp_path / name).write_bytes(content)
     filled = {key: value.format(tmp=tmp_path) if isinstance(value, str) else value for key, value in options.items()}
     if not {"text", "string"} & set(filled):
@@ -157,10 +165,58 @@ def test_a_file_that_may_not_be_read_is_named(run: Run, tmp_path: Path, monkeypa
         run(text="secret.txt")
 
 
-def test_a_folder_that_may_not_be_written_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match=r"out is .*out, but .* may not be written to; expected one that may"):
+def test_standard_input_that_is_closed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(
+        ValueError, match=r"text is -, but standard input is closed; expected a text on it, .* or --string TEXT"
+    ):
+        run(text="-")
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a text is read nor a model loaded."""
+    for name in ("read_source", "_load"):
+        monkeypatch.setattr(command, name, lambda *_: pytest.fail("the work began"))
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_that_may_not_be_written_is_named_before_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    with pytest.raises(
+        ValueError,
+        match=r"--out is .*out, but .* may not be written to \(Permission denied\); expected a folder, old or new, in",
+    ):
         run(string="def f")
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_that_only_seems_writable_is_named_before_the_work(run: Run) -> None:
+    with pytest.raises(
+        ValueError, match=r"--out is /proc/new, but /proc may not be written to \(.*\); expected a folder"
+    ):
+        run(string="def f", out="/proc/new")
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", ["page.html", *command.FIGURES])
+def test_one_file_that_cannot_be_written_stops_all(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(
+        ValueError,
+        match=rf"--out is .*out, but .*out/{name} is a folder; expected a folder, old or new, in which {name} may be",
+    ):
+        run(string="def f", no_figures=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_file_that_is_not_asked_for_may_be_anything(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out" / "profiles.png").mkdir(parents=True)
+    assert run(string="def f", no_figures=True).page.is_file()
 
 
 def test_an_interrupted_run_writes_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

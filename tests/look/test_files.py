@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from regard.look.extras import extra
-from regard.look.files import write_atomically
+from regard.look.files import check_target, obstacle, write_atomically
 from regard.look.wording import one_line, visible
 
 
@@ -40,11 +42,60 @@ def test_what_interrupts_the_writing_leaves_the_old_file(
 
 
 def test_a_path_that_cannot_be_a_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"path is a folder, '.*'; expected the name of a file to write in it"):
+    expected = "expected the name of a file in a folder that may be written to"
+    with pytest.raises(ValueError, match=rf"path is {tmp_path}, but {tmp_path} is a folder; {expected}"):
         write_atomically(tmp_path, b"")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"path '.*page.html' lies below a file; expected a folder before the name"):
+    with pytest.raises(ValueError, match=rf"path is .*page.html, but {tmp_path}/file is a file; {expected}"):
         write_atomically(tmp_path / "file" / "page.html", b"")
+    with pytest.raises(ValueError, match=rf"--json is {tmp_path}, but {tmp_path} is a folder; {expected}"):
+        check_target(tmp_path, "--json")
+
+
+def test_a_folder_that_may_not_be_written_to_is_an_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*, dir: Path) -> None:  # noqa: A002 (the name that tempfile gave it)
+        assert dir == tmp_path
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    found = f"{tmp_path} may not be written to (Permission denied)"
+    assert obstacle(tmp_path / "page.html") == obstacle(tmp_path / "new" / "deep" / "page.html") == found
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_that_only_seems_writable_is_an_obstacle() -> None:
+    assert (obstacle("/proc/new/page.html") or "").startswith("/proc may not be written to (")
+
+
+def test_looking_for_obstacles_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    assert obstacle(tmp_path / "new" / "page.html") is None
+    assert obstacle(tmp_path / "old") is None
+    assert os.listdir(tmp_path) == ["old"]  # noqa: PTH208 (hidden files too)
+    assert (tmp_path / "old").read_bytes() == b"old"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "page.html").symlink_to(tmp_path / "real")
+    for content in (b"first", b"second"):
+        assert write_atomically(tmp_path / "page.html", content) == tmp_path / "page.html"
+        assert (tmp_path / "real").read_bytes() == content
+        assert (tmp_path / "page.html").is_symlink()
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_atomically(pipe, b"new")
+    reader.join(timeout=20)
+    assert read == [b"new"]
+    assert pipe.is_fifo()
+
+
+def test_a_name_may_be_as_long_as_a_name_can_be(tmp_path: Path) -> None:
+    assert write_atomically(tmp_path / ("n" * 255), b"new").read_bytes() == b"new"
 
 
 def test_a_missing_extra_is_named_with_what_to_install() -> None:

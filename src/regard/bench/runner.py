@@ -18,6 +18,7 @@ from regard.bench.machine import Machine, describe
 from regard.bench.memory import peak_extra_of_case
 from regard.bench.progress import Progress
 from regard.bench.timing import Spread, differences, interleave, ratios
+from regard.look.files import check_target, write_atomically
 
 __all__ = ["Report", "measure", "run"]
 
@@ -66,21 +67,24 @@ def run(
         quick: three samples of each subject, where ``repeats`` does not say otherwise.
         repeats: samples of each subject; as many as fit in some ten seconds a case if None.
         threads: that torch may use; unchanged if None.
-        json: also write the report to this file.
+        json: also write the report to this file, whole or not at all.
 
     Returns:
         The :class:`Report`.
 
     Raises:
-        ValueError: for a name that does not exist, or numbers below 1.
+        ValueError: for a name that does not exist, numbers below 1, or a ``json`` that cannot be written; before
+            anything is timed.
         FileNotFoundError: when the folder of ``json`` does not exist; before anything is timed.
     """
     cases = select(only)
     for name, number in (("--repeats", repeats), ("--threads", threads)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: got {number}; expected at least 1")
-    if json is not None and not json.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json: the folder {json.absolute().parent} does not exist")
+    if json is not None:
+        if not json.absolute().parent.exists():
+            raise FileNotFoundError(f"--json: the folder {json.absolute().parent} does not exist")
+        check_target(json, "--json")
     if repeats is None and quick:
         repeats = QUICK_REPEATS
     with _threads(threads), Progress(len(cases)) as progress:
@@ -92,7 +96,7 @@ def run(
     if json is not None:
         from regard.bench.report import to_json
 
-        json.write_text(to_json(report))
+        write_atomically(json, to_json(report).encode("utf-8"))
     return report
 
 

@@ -38,6 +38,11 @@ def flash(
     assert _FORWARD is not None
     dv = v.shape[-1]
     q, scale, _ = _positive(q, scale)
+    if q.shape[1] == k.shape[1] and q.shape[-1] == dv:  # nothing to fold or to pad
+        out, lse = _FORWARD(
+            _dense_rows(q), _dense_rows(k), _dense_rows(v), 0.0, causal, attn_mask=additive, scale=scale
+        )
+        return out, lse
     folding = _Folding(q, k, additive, causal=causal)
     q, k, v = _one_width(q, k, v)
     out, lse = _FORWARD(

@@ -79,6 +79,11 @@ class Problem:
         o = self.options
         return o.causal is not None or o.valid is not None or o.rest is not None
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any of its tensors does."""
+        return any(t is not None and t.requires_grad for t in (self.q, self.k, self.bias, self.sinks))
+
     def detach(self) -> Problem:
         """The same problem outside of autograd."""
         drop = [t if t is None else t.detach() for t in (self.q, self.k, self.bias, self.sinks)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from regard.look.collect import page_data
 from regard.look.data import PageData
-from regard.look.files import write_atomically
+from regard.look.files import check_target, write_atomically
 from regard.look.heads import head_table
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def page(
         The path written.
 
     Raises:
-        ValueError: if weights is empty or its layers differ in L or S, tokens are not one a key, or max_bytes is too
-            few.
+        ValueError: if weights is empty or its layers differ in L or S, tokens are not one a key, max_bytes is too few,
+            or path cannot be written.
     """
+    check_target(path)
     table = head_table(weights, token_ids=token_ids, tokens=tokens, batch=batch)
     data = page_data(
         weights, table, title=title, source=source, notes=notes, max_bytes=max_bytes, batch=batch, progress=progress

@@ -16,7 +16,7 @@ from regard.look import terminal
 from regard.look.assemble import document
 from regard.look.collect import page_data
 from regard.look.extras import extra
-from regard.look.files import write_atomically
+from regard.look.files import obstacle, write_atomically
 from regard.look.guide import best
 from regard.look.heads import HeadTable, head_table
 from regard.look.sources import Source, read_source
@@ -33,6 +33,10 @@ COUNTED_CHARACTERS = 2_000_000
 
 #: At most so many heads are printed; the page shows them all.
 PRINTED_HEADS = 48
+
+#: What is written beside the page, in the order it is drawn; the names are the same in every run, so that no figure of
+#: an old one is left.
+FIGURES = ("head.png", "layer.png", "profiles.png", "positions.png")
 
 Progress = Callable[[int, int], None]
 
@@ -87,12 +91,13 @@ def run(
         ValueError: if the text, the model, the layer, the head, max_tokens or out cannot be used; the message says why.
         ImportError: if an extra is missing.
     """
+    folder = Path(out)
+    _check_out(folder, ("page.html",) if no_figures else ("page.html", *FIGURES))
     source = read_source(text, string)
-    folder = _usable_folder(Path(out))
     console = extra("rich.console").Console()
     decoder, tokenizer = _load(model)
-    _check_choice("layer", layer, decoder.config.num_layers)
-    _check_choice("head", head, decoder.config.num_heads)
+    _check_choice("--layer", layer, decoder.config.num_layers)
+    _check_choice("--head", head, decoder.config.num_heads)
     reading = _read(source, tokenizer, decoder.context, max_tokens)
     title = f"{'The demo model' if model == 'demo' else one_line(model)} reads {one_line(_short_name(text, string))}"
     with _progress() as step:
@@ -124,15 +129,15 @@ def _load(model: str) -> tuple[Decoder, Tokenizer]:
 
     if model == "demo":
         return demo.load()
-    if not Path(model).is_dir():
+    if not model or not Path(model).is_dir():  # Path("") is the folder we are in
         raise ValueError(
-            f"model is {model!r}; expected 'demo', the model that comes with regard, or a folder with one "
+            f"--model is {model!r}; expected 'demo', the model that comes with regard, or a folder with one "
             "(python -m regard.demo.train makes them)"
         )
     try:
         return demo.load(model)
     except FileNotFoundError as error:
-        raise ValueError(f"model is {model!r}, a folder without a model in it: {error}") from error
+        raise ValueError(f"--model is {model!r}, a folder without a model in it: {error}") from error
 
 
 def _check_choice(name: str, value: int | None, count: int) -> None:
@@ -140,21 +145,20 @@ def _check_choice(name: str, value: int | None, count: int) -> None:
         raise ValueError(f"{name} is {value}, but the model has {count}; expected 0 to {count - 1}")
 
 
-def _usable_folder(folder: Path) -> Path:
-    """The folder to write to, checked as far as it can be without making it."""
-    standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    named = one_line(str(folder))
-    if not standing.is_dir():
-        raise ValueError(f"out is {named}, but {one_line(str(standing))} is a file; expected a folder, old or new")
-    if not os.access(standing, os.W_OK | os.X_OK):
-        raise ValueError(f"out is {named}, but {one_line(str(standing))} may not be written to; expected one that may")
-    return folder
+def _check_out(folder: Path, names: tuple[str, ...]) -> None:
+    """All files can be written to the folder, as far as can be known without making it."""
+    for name in names:
+        if found := obstacle(folder / name):
+            raise ValueError(
+                f"--out is {one_line(str(folder))}, but {found}; "
+                f"expected a folder, old or new, in which {name} may be written"
+            )
 
 
 def _read(source: Source, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> _Reading:
     """The tokens that the model takes, and what was left out in words."""
     if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+        raise ValueError(f"--max-tokens is {max_tokens}; expected at least 1")
     limit = context if max_tokens is None else min(max_tokens, context)
     text = source.text[:COUNTED_CHARACTERS]
     ids = tokenizer.encode(text)
@@ -184,20 +188,18 @@ def _choose(table: HeadTable, layer: int | None, head: int | None) -> tuple[int,
 def _figures(
     decoder: Decoder, weights: list[AttentionWeights], tokens: list[str], chosen: tuple[int, int], step: Progress
 ) -> dict[str, bytes]:
-    """The figures as bytes by the names of their files, which are the same in every run: none of an old one is left."""
+    """The figures as bytes by the names of their files, FIGURES."""
     from regard.look import canvas, figures
 
     layer, head = chosen
-    draw: dict[str, Callable[[], Figure]] = {
-        "head.png": lambda: figures.head(
-            weights[layer], which=head, tokens=tokens, title=f"layer {layer}, head {head}"
-        ),
-        "layer.png": lambda: figures.layer(weights[layer], title=f"layer {layer}"),
-        "profiles.png": lambda: figures.profiles(weights[layer], title=f"layer {layer}"),
-        "positions.png": lambda: figures.positional_encoding(decoder.positions.get_encoding()[: len(tokens)]),
-    }
+    draw: tuple[Callable[[], Figure], ...] = (
+        lambda: figures.head(weights[layer], which=head, tokens=tokens, title=f"layer {layer}, head {head}"),
+        lambda: figures.layer(weights[layer], title=f"layer {layer}"),
+        lambda: figures.profiles(weights[layer], title=f"layer {layer}"),
+        lambda: figures.positional_encoding(decoder.positions.get_encoding()[: len(tokens)]),
+    )
     files = {}
-    for number, (file, figure) in enumerate(draw.items(), 1):
+    for number, (file, figure) in enumerate(zip(FIGURES, draw, strict=True), 1):
         files[file] = canvas.rendered(figure(), "png")
         step(number, len(draw))
     return files

@@ -40,12 +40,18 @@ def read_source(text: str | None, string: str | None) -> Source:
         ValueError: if both are given, or there is no text to be had; the message says why and what to do.
     """
     if text is not None and string is not None:
-        raise ValueError(f"both a file ({text!r}) and string= were given; expected one of them")
+        raise ValueError(f"both a file ({text!r}) and --string were given; expected one of them")
     if string is not None:
-        return _nonempty(Source(string, "the string given"), "string", "a text of at least one character")
+        _check_utf8(string)
+        return _nonempty(Source(string, "the string given"), "--string", "a text of at least one character")
     if text is None:
         return _standard_library()
     if text == "-":
+        if sys.stdin is None:  # as after <&- in a shell
+            raise ValueError(
+                "text is -, but standard input is closed; expected a text on it, as in: regard look - < FILE, "
+                "or the path of a text file, or --string TEXT"
+            )
         content = sys.stdin.buffer.read(READ_BYTES)
         return _nonempty(Source(_decoded(content, "standard input"), "standard input"), "standard input", "text")
     return _file(Path(text))
@@ -86,9 +92,22 @@ def _decoded(content: bytes, name: str) -> str:
         ) from error
 
 
+def _check_utf8(string: str) -> None:
+    """Python hands on a byte of an argument that is not UTF-8 as a lone surrogate, U+DC80 to U+DCFF."""
+    try:
+        string.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(string[error.start])
+        found = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"the lone surrogate U+{code:04X}"
+        raise ValueError(
+            f"--string is not valid UTF-8 ({found} at character {error.start:,}); expected UTF-8, so convert it first, "
+            "for instance with iconv -f LATIN1 -t UTF-8"
+        ) from error
+
+
 def _nonempty(source: Source, name: str, expected: str) -> Source:
-    if not source.text:
-        raise ValueError(f"{name} is empty; expected {expected}")
+    if not source.text.strip():
+        raise ValueError(f"{name} {'holds nothing but blanks' if source.text else 'is empty'}; expected {expected}")
     return source
 
 
