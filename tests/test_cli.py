@@ -126,6 +126,21 @@ def test_ctrl_c_while_modules_are_imported_ends_quietly(monkeypatch, capsys, mod
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("error", [AttributeError("half imported"), ImportError("half imported")])
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_ends_quietly(monkeypatch, capsys, error):
+    from regard.look import command
+
+    def interrupt(**options: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise error  # noqa: B904 (as a library does that did not expect it)
+
+    monkeypatch.setattr(command, "run", interrupt)
+    assert run("look") == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_unknown_option_exits_with_2(capsys):
     assert run("look", "--lair", "3") == 2
     assert "--layer" in capsys.readouterr().err

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(arguments)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
         # 128 + SIGINT, as a shell reports it; whoever pressed Ctrl-C knows why it ended.
         raise SystemExit(130) from None
 
@@ -50,9 +52,16 @@ def _run(arguments: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except (ValueError, OSError, ImportError) as error:
-        if "--traceback" in arguments:
+        if "--traceback" in arguments or _interrupted(error):
             raise
         _fail(_one_line(error))
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether it began with Ctrl-C: a library that is interrupted while it is imported may fail in another way."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _one_line(error: Exception) -> str:
