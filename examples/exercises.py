@@ -109,7 +109,7 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## 3. Self-attention
 #
-# Q, K and V are three linear layers of one input: $Q = W_q X$, $K = W_k X$, $V = W_v X$.
+# Q, K and V are three linear layers of one input: $Q = X W_q^T$, $K = X W_k^T$, $V = X W_v^T$, plus their biases.
 
 
 # %%
@@ -141,8 +141,8 @@ if __name__ == "__main__":
 # ## 4. Multi-head self-attention
 #
 # $\mathrm{MultiHead}(X) = \mathrm{Concat}(head_1, \ldots, head_h)\, W^O$, each head a self-attention with d_k/h, d_k/h
-# and d_v/h. The numbers come out only when $W^O$ is created first and then the heads one by one. regard's own layer
-# holds one fused projection: it loads the heads.
+# and d_v/h. The course's numbers come from its seed only if $W^O$ is created first and then the heads one
+# by one. regard's own layer holds one fused projection: it loads the heads.
 
 
 # %%

@@ -52,7 +52,8 @@ def attention(
 
     Letters: B batch, H query heads, Hkv key/value heads, L queries, S keys, D key width, Dv value width. The mask is
     True = may attend. Causal masks are aligned so that the last query sees every key. A row that may read no key has
-    output 0, weights 0, lse -inf and passes gradients of 0. Keys that nobody may read may hold anything, NaN included.
+    output 0, weights 0, lse -inf (with sinks, the sink's logit) and passes gradients of 0. Keys that the mask lets no
+    query read may hold anything, NaN included. The fused path is for CPU today; other devices run in blocks of rows.
 
     Args:
         query: (..., H, L, D), or (N, L, D) or (L, D) without heads; float16, bfloat16, float32 or float64.
@@ -110,7 +111,7 @@ def attention(
         seed = int(torch.randint(1 << 62, ()).item()) if dropout > 0 else 0
         out, lse = attend(problem, v, plan, seed)
     if not torch.is_grad_enabled() and problem.requires_grad:
-        problem = problem.detach()  # its lse is not part of a graph, and half a gradient would be a wrong one
+        problem = problem.detach()  # lse carries no graph here: a gradient through q and k alone would be wrong
     return layout.unfold(out), AttentionWeights(problem, lse, layout, bound, plan)
 
 

@@ -292,7 +292,7 @@ class MultiHeadAttention(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """The sizes, those that are not the default only where they are not."""
+        """The sizes; optional ones only where they differ from the default."""
         parts = [f"d_in={self.d_in}, num_heads={self.num_heads}"]
         if self.num_kv_heads != self.num_heads:
             parts.append(f"num_kv_heads={self.num_kv_heads}")

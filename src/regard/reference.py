@@ -51,7 +51,7 @@ def attention(
         key: (..., Hkv, S, D); H is a multiple of Hkv, query head h reads key/value head ``h // (H // Hkv)``.
         value: (..., Hkv, S, Dv).
         mask: boolean, broadcasts to (..., H, L, S); True = may attend. A row with no key gives output 0, weights 0,
-            lse -inf.
+            lse -inf (with sinks, the sink's logit).
         bias: added to the scores after the cap, broadcasts to (..., H, L, S).
         scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
         softcap: the cap, in units of a score.

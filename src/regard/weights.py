@@ -42,9 +42,10 @@ class AttentionWeights:
     >>> weights[0, 3, 5, :8].sum()
     tensor(1.0000)
 
-    ``weights @ x``, :attr:`lse`, :meth:`entropy`, indexing and :meth:`to_dense` are differentiable; the other
-    statistics are measurements and carry no gradient. The weights are those before dropout. With sinks a row sums to
-    less than 1. A row that may read no key is 0, its lse -inf. Masked entries are 0.
+    ``weights @ x``, :attr:`lse`, :meth:`entropy` (without bias and softcap), indexing and :meth:`to_dense` are
+    differentiable; the other statistics are measurements and carry no gradient. The weights are those before dropout.
+    With sinks a row sums to less than 1. A row that may read no key is 0, its lse -inf (with sinks, the sink's logit).
+    Masked entries are 0.
 
     Attributes:
         shape: (..., H, L, S), without H for inputs without heads.
@@ -88,7 +89,7 @@ class AttentionWeights:
 
     @property
     def lse(self) -> Tensor:
-        """The log-sum-exp of each row's scores, sinks included, (..., H, L); -inf for a row without keys."""
+        """The log-sum-exp of each row's scores, sinks included, (..., H, L); -inf if there is nothing to sum."""
         return self._layout.unfold(self._lse)
 
     @property
@@ -109,7 +110,8 @@ class AttentionWeights:
     def __matmul__(self, x: Tensor) -> Tensor:
         """``A @ x``: (..., H, L, S) @ (..., H, S, N) to (..., H, L, N); x (S,) gives (..., H, L).
 
-        One fused pass. x may also have the heads of key and value (Hkv), as in ``weights @ value``.
+        One fused pass where there is a fused op. x may also have the heads of key and value (Hkv), as in ``weights @
+        value``.
         """
         weight_checks.check_operand(x, self.shape, self._problem.k.shape[1], axis_name="S", name="x")
         x4, vector = weight_checks.fold_operand(x, self._layout)
@@ -118,14 +120,15 @@ class AttentionWeights:
 
     @outside_autocast
     def entropy(self) -> Tensor:
-        """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; one fused pass. A sink is not an
-        entry.
+        """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; a sink is not an entry.
+
+        One fused pass, differentiable; streamed in blocks, and not differentiable, with a bias or a softcap.
         """
         return self._layout.unfold(statistics.entropy(self._checked(), self._lse))
 
     @outside_autocast
     def received(self) -> Tensor:
-        """The weight that each key receives, (..., H, S): ``sum_i A_ij``, the column sums; one fused pass."""
+        """The weight that each key receives, (..., H, S): ``sum_i A_ij``, the column sums, streamed in blocks."""
         return self._layout.unfold(products.received(self._checked(), self._lse))
 
     @outside_autocast

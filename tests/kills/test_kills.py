@@ -117,10 +117,20 @@ KILLS = {
         wrong.window_off_by_one, m.reads_exactly, masks.window(3), LOWER & ~torch.ones(6, 6).bool().tril(-3)
     ),
     "34 NaN leaks from keys that nobody may read": kill(
-        wrong.nan_leaks_from_keys_that_nobody_may_read, m.unread_keys_leave_no_trace, masks.prefix(3), 9, 7, math.nan
+        wrong.nan_leaks_from_keys_that_nobody_may_read,
+        m.unread_keys_leave_no_trace,
+        ~masks.prefix(3) & masks.prefix(9),
+        9,
+        7,
+        math.nan,
     ),
     "34 infinity leaks": kill(
-        wrong.nan_leaks_from_keys_that_nobody_may_read, m.unread_keys_leave_no_trace, masks.prefix(3), 9, 7, math.inf
+        wrong.nan_leaks_from_keys_that_nobody_may_read,
+        m.unread_keys_leave_no_trace,
+        ~masks.prefix(3) & masks.prefix(9),
+        9,
+        7,
+        math.inf,
     ),
     "bias subtracted": kill(wrong.bias_subtracted, p.matches_the_definition, case(bias=BIAS)),
     "bias before the cap": kill(wrong.bias_before_the_cap, p.matches_the_definition, case(bias=BIAS, softcap=2.0)),

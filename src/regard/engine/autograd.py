@@ -13,7 +13,7 @@ from regard.engine.problem import Options, Problem
 
 __all__ = ["attend"]
 
-TWICE = 'regard.attention() has first derivatives only on the fused path; for a second derivative use impl="reference"'
+TWICE = 'regard.attention() has first derivatives only; for a second derivative use impl="reference"'
 
 
 def attend(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,7 @@ def _tile_forward(problem: Problem, v: Tensor, tile: Tile) -> tuple[Tensor, Tens
     out, lse = kernels.flash(q, k, v, additive, causal=causal, scale=problem.options.scale)
     if additive is None or (problem.options.valid is None and tile.kind != "partial"):
         return out, lse
-    best = additive  # the largest addend among the keys of each row: -inf means that the row reads nothing
+    # The largest addend among the keys of each row: -inf means that the row reads nothing.
     if causal:
         last = torch.arange(q.shape[2], device=q.device).clamp(max=k.shape[2] - 1)
         best = additive.cummax(-1).values[..., 0, :][..., last]  # (B or 1, H or 1, 1, C) -> (B or 1, H or 1, R)

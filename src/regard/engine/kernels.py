@@ -4,16 +4,22 @@ lse.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["flash", "flash_backward", "unavailable"]
 
-_FORWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
-_FORWARD = getattr(_FORWARD, "default", None)
-_BACKWARD = getattr(_BACKWARD, "default", None)
+
+def _op(name: str) -> Any:
+    """A private op of PyTorch's, or None in a release that lacks it."""
+    return getattr(getattr(torch.ops.aten, name, None), "default", None)
+
+
+_FORWARD = _op("_scaled_dot_product_flash_attention_for_cpu")
+_BACKWARD = _op("_scaled_dot_product_flash_attention_for_cpu_backward")
 
 
 def unavailable(device: torch.device) -> str | None:

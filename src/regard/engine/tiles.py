@@ -1,7 +1,7 @@
-"""From a problem to tiles: rectangles of (queries x keys) in which there is work; what no query may read is in none.
+"""From a problem to tiles: rectangles of (queries x keys) that hold all the work there is.
 
-A first form: causal masks, masks of keys and intervals of keys per block of rows. A compiler for the whole algebra of
-masks replaces :func:`compile_tiles` and nothing else.
+They may hold more than that: rows go by blocks, each with one interval of keys. This is the place of a compiler for
+the whole algebra of masks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from regard.engine.problem import Problem
 
@@ -63,6 +64,10 @@ def compile_tiles(problem: Problem) -> tuple[Tile, ...]:
     causal = problem.options.causal
     if problem.options.rest is not None or not direct_bias(problem):
         return tuple(Tile(rows, keys, "partial") for rows, keys in problem.row_blocks(elements=_mask_elements(problem)))
+    if problem.options.valid is not None:
+        key_len = _last_valid(problem.options.valid)  # padding at the end, or all but a prefix, is no work
+        if key_len == 0:
+            return ()
     if causal is None or causal >= key_len - 1:
         return (Tile(slice(0, query_len), slice(0, key_len), "full"),)
     start = max(0, -causal)  # the rows before see no key
@@ -77,6 +82,12 @@ def compile_tiles(problem: Problem) -> tuple[Tile, ...]:
     if query_len <= FEW_ROWS:
         return (Tile(rows, slice(0, triangle.keys.stop), "partial"),)
     return Tile(rows, slice(0, past), "full"), triangle
+
+
+def _last_valid(valid: Tensor) -> int:
+    """One more than the last key that some sequence may read, for valid (B or 1, H or 1, 1, S)."""
+    keys = valid.any(0).any(0)[0].nonzero()  # (n, 1)
+    return int(keys[-1]) + 1 if len(keys) else 0
 
 
 def _mask_elements(problem: Problem) -> int:

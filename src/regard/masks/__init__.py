@@ -40,6 +40,8 @@ def causal(offset: int | None = None) -> Mask:
 def window(n: int) -> Mask:
     """The n latest keys up to the query's own position, its own included: ``p - n < j <= p`` with ``p = S - L + i``.
 
+    Causal by itself; :func:`band` looks both ways.
+
     >>> from regard import masks
     >>> print(masks.window(2).picture(4))
     ■···
@@ -112,7 +114,9 @@ def prefix(n: int) -> Mask:
 
 
 def where(rule: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Mask:
-    """The rule ``rule(b, h, q, kv)`` itself, as FlexAttention's mask_mod: index tensors that broadcast, to booleans.
+    """A mask given by a function ``rule(b, h, q, kv)``, with the signature of FlexAttention's mask_mod.
+
+    q is the row 0 .. L-1, not the position S - L + q that the other masks go by. The index tensors broadcast.
 
     >>> from regard import masks
     >>> print(masks.where(lambda b, h, q, kv: (q - kv) % 2 == 0).picture(3))
