@@ -26,7 +26,7 @@ def get(problem: Problem, lse: Tensor, layout: Layout, shape: torch.Size, index:
     items = _expand(index, shape)
     lead = len(layout.batch_shape)
     tensors = [i for i in items if isinstance(i, Tensor)]
-    if len(tensors) > 1 or any(t.dim() != 1 for t in tensors) or any(isinstance(i, Tensor) for i in items[:lead]):
+    if len(tensors) > 1 or any(t.dim() != 1 for t in tensors):
         return _pointwise(problem, lse, layout, shape, items)
     axes = [i for i in items if i is not None]
     rest: list[Part] = [slice(i, i + 1) if isinstance(i, int) else i for i in axes[lead:]]

@@ -34,9 +34,8 @@ def times(problem: Problem, x: Tensor) -> Tensor:
     problem = widen(problem, x.dtype)
     x = x.to(problem.q.dtype)
     if x.shape[1] == h != kv_heads:
-        problem = replace(
-            problem, k=problem.k.repeat_interleave(h // kv_heads, 1)
-        )  # (B, H, S, D): each head has its own x
+        # Each head has its own x, and so needs its own key head beside it: a copy of k, O(H S D).
+        problem = replace(problem, k=problem.k.repeat_interleave(h // kv_heads, 1))  # (B, Hkv, S, D) -> (B, H, S, D)
         kv_heads = h
     x = x.expand(b, kv_heads, -1, -1)
     if x.shape[-1] == 0:

@@ -55,8 +55,9 @@ def entropy(problem: Problem, lse: Tensor) -> Tensor:
     else:
         sink = torch.exp(problem.sinks.to(lse.dtype)[:, None] - safe)  # the weight of the sink, (B, H, L)
         out = (1 - sink) * safe - score
-    # Rounding can leave a row with one key at -1e-7; an entropy lies between 0 and log S.
-    return torch.where(empty, 0, out).clamp(0, math.log(max(2, k.shape[2] + 1)))
+    # Rounding can leave a row with one key at -1e-7; an entropy lies between 0 and log S, a sink counting as a key.
+    choices = k.shape[2] + (0 if problem.sinks is None else 1)
+    return torch.where(empty, 0, out).clamp(0, math.log(max(1, choices)))
 
 
 @torch.no_grad()

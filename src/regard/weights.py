@@ -122,7 +122,8 @@ class AttentionWeights:
     def entropy(self) -> Tensor:
         """The entropy of each row in nats, (..., H, L): ``-sum_j A_ij log A_ij``; a sink is not an entry.
 
-        One fused pass, differentiable; streamed in blocks, and not differentiable, with a bias or a softcap.
+        One fused pass, differentiable. With a bias or a softcap, streamed in blocks and not differentiable; without
+        gradients, streamed too where scores are so large that rounding would show.
         """
         return self._layout.unfold(statistics.entropy(self._checked(), self._lse))
 

@@ -24,15 +24,13 @@ def sanitize(problem: Problem, v: Tensor) -> tuple[Problem, Tensor]:
     Padding and the unwritten end of a cache hold anything; finding out costs one pass over q, k and v.
     """
     q, k = problem.q, problem.k
-    b, h, _, key_len = problem.dims
+    b, _, _, key_len = problem.dims
     if q.is_meta or _all_read(problem) or 0 in problem.dims or v.shape[-1] == 0 or (_tame(k) and _tame(v) and _tame(q)):
         return problem, v
     read, reads = readable(problem)
-    group = read.view(b, k.shape[1], h // k.shape[1], key_len).any(2)[
-        ..., None
-    ]  # by a head of the group: (B, Hkv, S, 1)
-    q, k = torch.where(reads[..., None], q, 0), torch.where(group, k, 0)
-    return Problem(q, k, problem.bias, problem.sinks, problem.options), torch.where(group, v, 0)
+    by_group = read.view(b, k.shape[1], -1, key_len).any(2)[..., None]  # (B, H, S) -> (B, Hkv, S, 1)
+    q, k = torch.where(reads[..., None], q, 0), torch.where(by_group, k, 0)
+    return Problem(q, k, problem.bias, problem.sinks, problem.options), torch.where(by_group, v, 0)
 
 
 def readable(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ __all__ = ["MaskView", "Options", "Problem", "compute_dtype", "crop", "pick"]
 # Scores that may be in memory at once, over all batches and heads. 2^21 float32 are 8 MB: about a core's private
 # cache, and measured on CPU no slower than anything larger.
 BLOCK_ELEMENTS = 1 << 21
+MOST_ROWS = 512
 
 
 class MaskView(Protocol):
@@ -102,7 +103,7 @@ class Problem:
             low, high = max(low, a), min(high, b)
         return low, max(low, high)
 
-    def row_blocks(self, elements: int = BLOCK_ELEMENTS, most: int = 512) -> Iterator[tuple[slice, slice]]:
+    def row_blocks(self, elements: int = BLOCK_ELEMENTS, most: int = MOST_ROWS) -> Iterator[tuple[slice, slice]]:
         """Blocks of rows with the keys that they may read; a block without keys is left out."""
         b, h, query_len, key_len = self.dims
         if 0 in self.dims:
