@@ -1,4 +1,4 @@
-"""What `regard look` and `regard bench` take; what they do lives in `regard.look` and `regard.bench`."""
+"""What `regard look`, `regard check` and `regard bench` take; what they do lives in the packages of these names."""
 
 from __future__ import annotations
 
@@ -76,6 +76,67 @@ def look(
         no_figures=no_figures,
         open=open_page,
     )
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]",
+            help="file.py:name, notebook.ipynb:name or package.module:name; for the exercises a file or a folder.",
+            show_default=False,
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="attention, rotary, positions or exercises; told from the name if not given."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A property, group or task; repeatable.")
+    ] = None,
+    declare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A convention to verify: causal=bottom-right; repeatable."),
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(metavar="NAME=N,...", help="What it can be called with.")] = None,
+    device: Annotated[str, typer.Option(help="Where the inputs are made.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of the inputs.")] = "float32",
+    thorough: Annotated[bool, typer.Option("--thorough", help="Also what takes minutes.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
+    seconds: Annotated[float | None, typer.Option(help="The time limit; of one submission for the exercises.")] = None,
+    memory: Annotated[int, typer.Option(metavar="MB", help="What it may use beyond what torch does (Linux).")] = 4000,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="The gradebook of the exercises.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Print the properties and what must hold, and stop.")] = False,
+) -> None:
+    """Ask an attention implementation whether it is right. The exit code is 0 if it is, 1 if not.
+
+    It runs in a process of its own, with a limit on time and memory. That holds mistakes, not attacks: no sandbox.
+    """
+    from regard.check import command
+
+    if names:
+        print(command.listing(suite))
+        return
+    if target is None:
+        raise ValueError("check what? Name it: regard check file.py:name")
+    code = command.run(
+        target,
+        suite=suite,
+        only=only or (),
+        declare=declare or (),
+        sizes=sizes,
+        device=device,
+        dtype=dtype,
+        thorough=thorough,
+        seed=seed,
+        seconds=seconds,
+        memory_mb=memory,
+        json=json,
+        csv=csv,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

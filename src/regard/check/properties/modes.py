@@ -1,0 +1,140 @@
+"""Training, evaluation and dropout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from regard.check.probe import changed
+from regard.check.properties.algebra import rounding
+from regard.check.properties.gradients import leaves
+from regard.check.properties.weights import _requests
+from regard.check.registry import property_
+from regard.check.request import Sizes
+from regard.check.subject import Subject
+from regard.check.violation import Violation, expect, expect_near, expect_same
+
+__all__ = [
+    "check_dropout_gradient",
+    "check_dropout_is_unbiased",
+    "check_dropout_survives_a_round_trip",
+    "check_eval_is_deterministic",
+    "check_train_equals_eval",
+]
+
+GROUP = "Training and dropout"
+RATE = 0.3
+
+
+@property_(group=GROUP, rows=(26,), needs=("module",))
+def check_eval_is_deterministic(subject: Subject, at: Sizes, seed: int) -> None:
+    """In evaluation mode the output is the same at each call, and the dropout rate has no effect.
+
+    Catches: F.dropout without training=self.training (timm PR #1978, torchtune #1791).
+    """
+    request = subject.make(at, seed)
+    want = subject.answers(request).output
+    for _ in range(3):
+        got = subject.answers(request.but(dropout=0.5)).output
+        expect_same("output in evaluation mode with a dropout of 0.5", got, want, request=request.but(dropout=0.5))
+
+
+@property_(group=GROUP, rows=(5,), needs=("module",))
+def check_train_equals_eval(subject: Subject, at: Sizes, seed: int) -> None:
+    """With a dropout of 0 training and evaluation give the same, up to rounding, plain, causal and masked.
+
+    Catches: a fast path for inference with rules of its own (pytorch PR #190486, #97111).
+    """
+    for request in _requests(subject, at, seed):
+        with torch.no_grad():
+            fast = subject.answers(request).output
+        slow = subject.answers(request).output
+        train = subject.answers(request.but(training=True)).output
+        for name, got in (("with gradients", slow), ("in training mode", train)):
+            within = rounding(request, fast)
+            expect_near(f"output {name}, against evaluation", got, fast, within, request=request.but(training=True))
+
+
+@property_(group=GROUP, rows=(27,), needs=("dropout", "module"))
+def check_dropout_survives_a_round_trip(subject: Subject, at: Sizes, seed: int) -> None:
+    """Training, evaluation and training again: dropout is active, off, and active again.
+
+    Catches: a rate that evaluation sets to 0 for good (Megatron-LM PR #411).
+    """
+    request = subject.make(at, seed)
+    active = request.but(dropout=0.5, training=True)
+
+    def random() -> bool:
+        one, other = subject.answers(active, seed=1).output, subject.answers(active, seed=2).output
+        return bool(changed(one, other).any())
+
+    with subject.held(0.5):  # set once: whoever sets it to 0 in evaluation is not helped
+        if not random():
+            raise Violation("a dropout of 0.5 changes nothing in training mode", request=active)
+        subject.answers(request)
+        expect(random(), "dropout is off after one call in evaluation mode", request=active)
+
+
+def _active(subject: Subject, at: Sizes, seed: int, dtype: torch.dtype | None = None):  # type: ignore[no-untyped-def]
+    request = subject.make(at, seed, dtype=dtype).but(dropout=RATE, training=subject.kind == "module")
+    one, other = (subject.answers(request, seed=n).output for n in (1, 2))
+    if torch.equal(one, other):
+        raise Violation(f"a dropout of {RATE} drops nothing: two seeds give the same output", request=request)
+    return request
+
+
+@property_(group=GROUP, rows=(28,), needs=("dropout",))
+def check_dropout_is_unbiased(subject: Subject, at: Sizes, seed: int) -> None:
+    """The mean over many dropout masks is the output without dropout, and the spread is that of dropped weights.
+
+    Catches: weights that are dropped and not scaled up, or scaled by p and not 1 - p (apex PR #816).
+    """
+    request = _active(subject, at, seed)
+    want = subject.answers(request.but(dropout=0.0)).output.detach().double()
+    rounds = 300
+    draws = torch.stack([subject.answers(request, seed=1000 + n).output.detach().double() for n in range(rounds)])
+    # Each number is a mean of 300 independent draws. Six standard errors hold for all of some hundred numbers but
+    # once in a million runs; the floor is for numbers that hardly vary.
+    within = 6 * draws.std(0) / math.sqrt(rounds) + 1e-3 * want.abs().max()
+    factor = float((draws.mean(0) * want).sum() / want.square().sum().clamp_min(1e-30))
+    what = f"mean over {rounds} draws of a dropout of {RATE}, {factor:.1f} times the output without dropout"
+    expect_near(what, draws.mean(0), want, within, request=request)
+
+
+@property_(group=GROUP, rows=(28,), needs=("dropout", "gradients", "float64"))
+def check_dropout_gradient(subject: Subject, at: Sizes, seed: int) -> None:
+    """The gradient is that of the very forward pass: the same weights dropped, the same factor.
+
+    Catches: a backward pass that draws another mask, or scales by p (apex PR #816).
+    """
+    request = _active(subject, at, seed, torch.float64)
+    asked, tensors = leaves(request)
+    output = subject.answers(asked, seed=5).output
+    if not output.requires_grad:
+        raise Violation("the output with dropout has no gradient: it is detached from its inputs", request=request)
+    toward = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
+    found = torch.autograd.grad(output, list(tensors.values()), toward, allow_unused=True)
+    # Central differences are good to step ** 2 and to the precision over the step, relative to the size of the sum.
+    step, share = (1e-5, 1e-5) if subject.contract.float64 != "float32" else (1e-2, 1e-2)
+    for name, gradient in zip(tensors, found, strict=True):
+        if gradient is None:
+            raise Violation(f"no gradient of {name} with dropout", request=request)
+        way = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed + 1)).to(gradient)
+
+        def along(amount: float, name: str = name, way: torch.Tensor = way) -> float:
+            moved = request.map(lambda t: t)
+            tied = {"qkv": ("query", "key", "value"), "kv": ("key", "value")}.get(request.tied, (name,))
+            names = tied if name in tied else (name,)
+            new = getattr(request, name) + amount * way
+            moved = request.but(**dict.fromkeys(names, new))
+            return float((subject.answers(moved, seed=5).output.detach() * toward).sum())
+
+        slope = (along(step) - along(-step)) / (2 * step)
+        got = float((gradient * way).sum())
+        within = share * max(1.0, abs(slope), float(gradient.norm() * way.norm()))
+        if not abs(got - slope) <= within:
+            raise Violation(
+                f"gradient of {name} with dropout: the slope along a direction is {slope:.6g}, it says {got:.6g}",
+                request=request, got=got, wanted=slope,
+            )  # fmt: skip

@@ -1,0 +1,172 @@
+"""An attention that can be asked: what it is called, how it is called, what it offers and what it promises."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.check.contract import Contract
+from regard.check.definition import Core, define
+from regard.check.guard import Findings, SubjectError, guarded
+from regard.check.request import Answer, Request, Sizes
+from regard.check.violation import Unsupported, Violation
+
+__all__ = ["Subject"]
+
+
+class Subject(abc.ABC):
+    """Base of adapted functions and modules. Tensors are canonical on this side, the subject's own on the other.
+
+    Args:
+        name: how it is called in reports and snippets.
+        declared: the conventions that its author declares.
+        device: where inputs are made.
+        dtype: of the inputs, unless a property asks for another.
+        seconds: the time limit of one call.
+    """
+
+    kind = "function"
+
+    def __init__(
+        self, name: str, declared: Contract, *, device: torch.device, dtype: torch.dtype, seconds: float
+    ) -> None:
+        self.name = name
+        self.declared = declared
+        self.contract = declared
+        self.device = device
+        self.dtype = dtype
+        self.seconds = seconds
+        self.origin = ""
+        self.sizes = Sizes()
+        self.findings = Findings()
+        self.notes: list[str] = []
+        self.last: Request | None = None
+        self.record: dict[str, Request] | None = None
+        self._reasons: dict[str, str | None] = {}
+        self._calls = 0
+
+    # -- what an adapter provides ----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def make(self, at: Sizes, seed: int, *, size: float = 1.0, dtype: torch.dtype | None = None) -> Request:
+        """Random inputs of these sizes: normal numbers times ``size``, the same for the same seed."""
+
+    @abc.abstractmethod
+    def raw(self, request: Request) -> tuple[Callable[[], Any], dict[str, Any]]:
+        """The call that this question becomes, and the tensors it may not write to."""
+
+    @abc.abstractmethod
+    def read(self, raw: Any, request: Request) -> Answer:
+        """What came back, in canonical form."""
+
+    @abc.abstractmethod
+    def imagine(self, core: Core, request: Request) -> Tensor:
+        """What this subject would answer, in float64, if its attention were ``core``."""
+
+    @abc.abstractmethod
+    def spell(self, request: Request) -> str:
+        """The call as its user would write it."""
+
+    @abc.abstractmethod
+    def probe(self, feature: str) -> str | None:
+        """None where the feature works, otherwise the reason why not."""
+
+    # -- what properties use ---------------------------------------------------------------------------------------
+
+    def ask(self, request: Request, *, seed: int | None = None) -> Answer:
+        """One guarded call.
+
+        Args:
+            request: what is asked.
+            seed: of the global generator during the call; another one at each call if None, so that randomness which
+                nobody asked for shows.
+
+        Raises:
+            SubjectError: whatever it raised.
+            Violation: for an output that is no tensor, or of a shape that no layout explains.
+        """
+        self._calls += 1
+        self.last = request
+        if self.record is not None:
+            given = (request.mask, request.bias, request.padding)
+            options = (request.causal, request.scale, request.window, request.softcap)
+            if not request.dropout:
+                self.record[repr((request.code, options, [None if t is None else t.tolist() for t in given]))] = request
+        call, inputs = self.raw(request)
+        torch.default_generator.manual_seed(7919 * self._calls + 1 if seed is None else seed)
+        raw = guarded(call, inputs, self.seconds, self.findings)
+        return self.read(raw, request)
+
+    def answers(self, request: Request, *, seed: int | None = None) -> Answer:
+        """As :meth:`ask`; an error of the subject is a :class:`Violation`: it was shown to support this before.
+
+        "Not implemented" is the exception: that is a subject's honest word for what it does not offer.
+        """
+        try:
+            return self.ask(request, seed=seed)
+        except SubjectError as error:
+            if isinstance(error.cause, NotImplementedError):
+                raise Unsupported(str(error)) from error
+            raise Violation(f"raises {error}" if error.kind == "raised" else str(error), request=request) from error
+
+    def fits(self, at: Sizes) -> Sizes:
+        """These sizes; :class:`Unsupported` where a plain call of them raises, as kernels for few sizes honestly do."""
+        key = f"sizes {at}"
+        if key not in self._reasons:
+            try:
+                self.ask(self.make(at, seed=11))
+                self._reasons[key] = None
+            except SubjectError as error:
+                self._reasons[key] = f"{at}: {'raises ' if error.kind == 'raised' else ''}{error}"
+            except Unsupported as error:
+                self._reasons[key] = f"{at}: {error}"
+            except Violation:
+                self._reasons[key] = None  # it answers, with something that is wrong: the property will tell
+        self.require(key)
+        return at
+
+    def supports_sizes(self, at: Sizes) -> bool:
+        """Whether :meth:`fits` would return."""
+        try:
+            self.fits(at)
+        except Unsupported:
+            return False
+        return True
+
+    def truth(self, request: Request) -> Tensor:
+        """The float64 definition's answer, under this subject's conventions."""
+        return self.imagine(define, request)
+
+    def yardstick(self, core: Core, request: Request) -> Tensor:
+        """What ``core`` gives in the precision of the request, as this subject would return it."""
+        return core(request, self.contract)
+
+    @contextlib.contextmanager
+    def held(self, rate: float) -> Iterator[None]:
+        """Set a module's dropout rate once, for all calls inside, and not anew for each."""
+        yield
+
+    def require(self, feature: str) -> None:
+        """Raise :class:`Unsupported` with the reason where the feature is not offered."""
+        if feature not in self._reasons:
+            self._reasons[feature] = self.probe(feature)
+        reason = self._reasons[feature]
+        if reason is not None:
+            raise Unsupported(reason)
+
+    def supports(self, feature: str) -> bool:
+        """Whether the feature is offered."""
+        try:
+            self.require(feature)
+        except Unsupported:
+            return False
+        return True
+
+    def words(self) -> dict[str, Any]:
+        """The conventions as they are now, declared or found."""
+        return self.contract.declared()
