@@ -25,7 +25,7 @@ from regard.look.files import write_atomically
 
 RECORD = Path(__file__).with_name("kills.json")
 CONTRACT = replace(REGARD, float_mask="added")
-"""What the authors of the attention mutants declare: regard's conventions; float masks, which regard refuses, are added."""
+"""What the attention mutants declare: regard's conventions, and that float masks, which regard refuses, are added."""
 
 SUITES = ("attention", "rotary", "positions")
 

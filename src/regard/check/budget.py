@@ -13,8 +13,8 @@ from regard.check.request import Request
 
 __all__ = ["budget", "grade", "naive"]
 
-HALVES = (torch.float16, torch.bfloat16)
 SLACK = 2.0
+FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32, torch.float64: 1024}
 
 
 def naive(r: Request, contract: Contract) -> Tensor:
@@ -41,9 +41,9 @@ def naive(r: Request, contract: Contract) -> Tensor:
 def budget(truth: Tensor, yardstick: Tensor, dtype: torch.dtype, *, slack: float = SLACK) -> Tensor:
     """``slack * (error of the yardstick + floor * eps * max|truth|)``, for each sequence and head: (B, H, 1, 1).
 
-    The floor is 1 in half precision: one rounding. In float32 and float64 it is 32, since right answers that sum in
-    another order differ by a dozen eps, while whatever passes through the next lower precision on its way is off by
-    2^13 eps (TF32 and float16) or more.
+    The floor is 1 in half precision: one rounding. In float32 it is 32 and in float64 1024, since right answers that
+    sum in another order differ by some dozen eps, while whatever passes through the next lower precision on its way is
+    off by 2^13 eps (TF32, float16) and 2^29 eps (float32 within float64).
 
     The error of the yardstick is its largest over the whole batch: how an error falls on one head is chance, and a
     budget of chance would raise false alarms. The largest of the truth is each head's own.
@@ -55,9 +55,7 @@ def budget(truth: Tensor, yardstick: Tensor, dtype: torch.dtype, *, slack: float
         slack: how much worse than the yardstick is still right: 2, and 3 for gradients, which pass twice through it.
     """
     error = (yardstick.double() - truth).abs().nan_to_num(nan=0.0).amax() if truth.numel() else torch.zeros(())
-    floor = (
-        (1 if dtype in HALVES else 32) * torch.finfo(dtype).eps * truth.abs().amax((-2, -1), keepdim=True)
-    )  # (B, H, 1, 1)
+    floor = FLOOR[dtype] * torch.finfo(dtype).eps * truth.abs().amax((-2, -1), keepdim=True)  # (B, H, 1, 1)
     return slack * (error + floor)
 
 

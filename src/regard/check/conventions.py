@@ -52,7 +52,7 @@ def find_conventions(subject: Subject) -> None:
 
 def _causality(subject: Adapted) -> str | None:
     """Whether it is causal without being asked, or how it aligns; regard's own where nothing tells them apart."""
-    at = subject.sizes
+    at = subject.usual
     plain = subject.make(at, seed=2)
     try:
         if torch.equal(*_shown(subject, plain, causal_mask(at.query_len, at.query_len, None))):
@@ -80,7 +80,7 @@ def _shown(subject: Adapted, request: Request, allowed: Tensor) -> tuple[Tensor,
 
 def _find_masks(subject: Adapted) -> None:
     """How a mask of each reach is handed over; fills ``forms`` and ``padding_form``, and the polarity."""
-    request = subject.make(subject.sizes, seed=3)
+    request = subject.make(subject.usual, seed=3)
     polarity: str | None = subject.declared.mask
     for reach in REACHES:
         allowed = pattern(subject, reach, request)
@@ -93,7 +93,7 @@ def _find_masks(subject: Adapted) -> None:
             if shown:
                 break
         else:
-            subject.forms.pop(reach)
+            subject.forms.pop(reach, None)
             if ran:
                 subject.forms[reach] = ran[0]  # it takes the mask and does not do what it says: properties will tell
             continue
@@ -151,7 +151,7 @@ def _combined(subject: Adapted) -> str | None:
     subject.require("combined")
     if subject.contract.causal == "always":
         return "and"
-    request, allowed = both(subject)
+    request, allowed = both(subject, subject.usual)
     lower = causal_mask(request.query_len, request.key_len, subject.contract.causal)
     found = reads(subject, request, answer=lambda r: subject.ask(r).output)
     if torch.equal(found, visible(subject, allowed & lower, request)):
@@ -161,9 +161,9 @@ def _combined(subject: Adapted) -> str | None:
 
 def _empty_row(subject: Adapted) -> str | None:
     """What a query without keys gives, looked at in several ways of calling."""
-    request, empty = empty_request(subject)
+    request, empty = empty_request(subject, subject.usual)
     kinds = set()
-    for way, idle in empty_ways(subject, request, empty).values():
+    for way, idle in empty_ways(subject, subject.usual, request, empty).values():
         output = subject.ask(way).output.detach()
         kinds.add(_empty_kind(subject, way, output, idle.expand(output.shape[:-1])))
     if len(kinds) > 1:
@@ -194,7 +194,7 @@ def _imagined(subject: Adapted, contract: Contract, request: Request) -> Tensor:
 
 def _unread(subject: Adapted) -> str | None:
     """Whether NaN in a key and value that nobody may read stays out of the output."""
-    request = unread_request(subject)
+    request = unread_request(subject, subject.usual)
     before = subject.ask(request).output
     after = subject.ask(request.moved(request.key_len - 1, times=float("nan"))).output
     rows = slice(None, -1) if request.tied == "qkv" else slice(None)
@@ -205,7 +205,7 @@ def _grouping(subject: Adapted) -> str | None:
     if not isinstance(subject, FunctionSubject):
         return None
     subject.require("grouped")
-    request = subject.make(replace(subject.sizes, heads=4, kv_heads=2), seed=7)
+    request = subject.make(replace(subject.usual, heads=4, kv_heads=2), seed=7)
     before = subject.ask(request).output
     value = request.value.clone()
     value[:, 0] += LARGE
@@ -216,7 +216,7 @@ def _grouping(subject: Adapted) -> str | None:
 def _window(subject: Adapted) -> str | None:
     subject.require("window")
     n = 2
-    request = subject.make(subject.sizes, seed=8).but(window=n, causal="causal" in subject.parameters)
+    request = subject.make(subject.usual, seed=8).but(window=n, causal="causal" in subject.parameters)
     found = reads(subject, request, answer=lambda r: subject.ask(r).output)
     for convention in ("own-included", "own-excluded"):
         allowed = window_mask(n, request.query_len, request.key_len, convention).to(found.device)
@@ -226,7 +226,7 @@ def _window(subject: Adapted) -> str | None:
 
 
 def _weights(subject: Adapted) -> bool:
-    request = subject.make(subject.sizes, seed=9).but(weights=True)
+    request = subject.make(subject.usual, seed=9).but(weights=True)
     return subject.ask(request).weights is not None
 
 
@@ -247,7 +247,7 @@ def _float_mask(subject: Adapted) -> str | None:
     form = subject.forms.get("uniform")
     if form is None or form.block or form.polarity == "additive":
         return None
-    request = subject.make(subject.sizes, seed=13)
+    request = subject.make(subject.usual, seed=13)
     allowed = pattern(subject, "uniform", request)
     subject.forms["uniform"] = replace(form, polarity="additive")
     try:
@@ -263,7 +263,7 @@ def _float64(subject: Adapted) -> str | None:
     """float64, unless the answer is only as good as float32."""
     subject.require("float64")
     subject.require("numbers")
-    request = subject.make(subject.sizes, seed=12, dtype=torch.float64)
+    request = subject.make(subject.usual, seed=12, dtype=torch.float64)
     truth = subject.truth(request.but(causal=False))
     off = float((subject.ask(request).output.detach() - truth.detach()).abs().max() / truth.detach().abs().max())
     if subject.contract.causal == "always" or off < 1e-12:

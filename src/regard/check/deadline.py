@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
 import signal
@@ -10,71 +11,164 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType, TracebackType
 
 __all__ = ["OutOfTime", "deadline", "memory_limit"]
 
 AGAIN = 0.5  # seconds until a subject that swallowed the interruption is interrupted again
+PATIENCE = 3  # interruptions that leave time to tidy up; those after them come in chains
 
 
 class OutOfTime(BaseException):
     """The call took longer than its limit. Not an Exception, so that ``except Exception`` does not swallow it."""
 
 
-@contextlib.contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Interrupt what runs inside after so many seconds, with :class:`OutOfTime`.
+class Limit(abc.ABC):
+    """A context manager that ends what runs in it."""
 
-    It interrupts Python, and what Python waits for. A single call into C that never returns is beyond it: for that,
-    ``regard check`` runs its subject in a process of its own.
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.interruptions = 0
+        self.over = False
+
+    def __enter__(self) -> Limit:
+        self.thread = threading.get_ident()
+        self.caller: FrameType | None = sys._getframe(1)
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Begin to count."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Interrupt no more; a second call does nothing."""
+
+    def next(self) -> type[OutOfTime]:
+        """The exception to interrupt with now.
+
+        ``while True: try: ... except BaseException: pass`` is left only by an exception that is raised between two of
+        its tries. So after some patience an exception has the next one follow as soon as it is made, which is then
+        raised in the handler of the first.
+        """
+        self.interruptions += 1
+        if self.interruptions <= PATIENCE:
+            return OutOfTime
+
+        class Insistent(OutOfTime):
+            def __init__(made: Insistent) -> None:
+                frame = sys._getframe(1)
+                if not self.over and frame is not self.caller and not _leaving(frame):
+                    _raise_in(self.thread, Insistent)
+
+        return Insistent
+
+
+def deadline(seconds: float) -> Limit:
+    """Interrupt what runs inside after so many seconds, with :class:`OutOfTime`, and again if that is swallowed.
+
+    It interrupts Python, and on the main thread what Python waits for. A single call into C that never returns is
+    beyond it: for that, ``regard check`` runs its subject in a process of its own.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        with _by_signal(seconds):
-            yield
-    else:
-        with _by_thread(seconds):
-            yield
+        return _BySignal(seconds)
+    return _ByThread(seconds)
 
 
-@contextlib.contextmanager
-def _by_signal(seconds: float) -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise OutOfTime
+class _BySignal(Limit):
+    def start(self) -> None:
+        self.began = time.monotonic()
+        # Somebody else, a test runner for one, may be waiting for this very timer.
+        self.others, self.interval = signal.getitimer(signal.ITIMER_REAL)
+        self.handler = signal.signal(signal.SIGALRM, self._alarm)
+        self._wait_until(self.seconds)
 
-    began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    # Somebody else, a test runner for one, may be waiting for this very timer.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
-    try:
-        yield
-    finally:
+    def _wait_until(self, mine: float) -> None:
+        passed = time.monotonic() - self.began
+        due = min(mine, self.others) if self.others else mine
+        signal.setitimer(signal.ITIMER_REAL, max(due - passed, 1e-6))
+
+    def _alarm(self, number: int, frame: FrameType | None) -> None:
+        passed = time.monotonic() - self.began
+        if self.others and passed >= self.others:
+            self.others = passed + self.interval if self.interval else 0.0
+            self._wait_until(self.seconds + AGAIN * self.interruptions)
+            if callable(self.handler):
+                self.handler(number, frame)  # which may well raise
+            return
+        if passed < self.seconds:  # the clock of timers is another than that of time.monotonic()
+            self._wait_until(self.seconds)
+            return
+        self._wait_until(passed + AGAIN)
+        if not self.over and not _leaving(frame):  # raised on the way out, it would leave the timer running
+            raise self.next()
+
+    def end(self) -> None:
+        if self.over:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
+        self.over = True
+        _raise_in(self.thread, None)  # what was on its way is taken back
+        self.caller = None
+        signal.signal(signal.SIGALRM, self.handler)
+        if self.others:
+            left = self.others - (time.monotonic() - self.began)
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), self.interval)
 
 
-@contextlib.contextmanager
-def _by_thread(seconds: float) -> Iterator[None]:
-    done = threading.Event()
-    thread = threading.get_ident()
-    lock = threading.Lock()
+class _ByThread(Limit):
+    def start(self) -> None:
+        self.done = threading.Event()
+        self.lock = threading.Lock()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
 
-    def watch() -> None:
-        wait = seconds
-        while not done.wait(wait):
-            with lock:
-                if not done.is_set():
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+    def _watch(self) -> None:
+        wait = self.seconds
+        while not self.done.wait(wait):
+            with self.lock:
+                if self.over or not self._inside():
+                    return
+                if not _leaving(sys._current_frames().get(self.thread)):
+                    _raise_in(self.thread, self.next())
             wait = AGAIN
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        with lock:
-            done.set()
-        watcher.join()
+    def _inside(self) -> bool:
+        """Whether the thread still runs what the limit is for."""
+        frame = sys._current_frames().get(self.thread)
+        while frame is not None and frame is not self.caller:
+            frame = frame.f_back
+        return frame is not None
+
+    def end(self) -> None:
+        while not self.over:
+            with contextlib.suppress(OutOfTime), self.lock:
+                _raise_in(self.thread, None)  # what was on its way is taken back
+                self.over = True
+        self.caller = None
+        self.done.set()
+        self.watcher.join()
+
+
+_ENDS = {method.__code__ for method in (Limit.__exit__, _BySignal.end, _ByThread.end)}
+
+
+def _leaving(frame: FrameType | None) -> bool:
+    """Whether a limit is being taken away there, or in what that has called."""
+    while frame is not None and frame.f_code not in _ENDS:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    given = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), given)
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ class Suspects:
         """The questions, with the subject's answers and the true ones."""
         if self._battery is None:
             asked = (
-                self._asked(request) for request in questions(self.subject, self.subject.sizes, fits=self.subject.fits)
+                self._asked(request) for request in questions(self.subject, self.subject.usual, fits=self.subject.fits)
             )
             self._battery = [one for one in asked if one is not None]
         return self._battery
@@ -238,9 +238,9 @@ def questions(subject: Subject, at: Sizes, *, fits: Callable[[Sizes], Sizes]) ->
     reaches = [reach for reach in ("uniform", "per sequence", "per head") if subject.supports(reach)]
     found += [plain.but(mask=pattern(subject, reach, plain, 3)) for reach in reaches]
     add(lambda: masked(subject, plain, torch.ones(1, 1, at.query_len, at.key_len, dtype=torch.bool)))
-    add(lambda: both(subject)[0] if subject.supports("combined") else subject.make(at, 30))
-    add(lambda: empty_request(subject)[0])
-    add(lambda: unread_request(subject).moved(at.key_len - 1, times=float("nan")))
+    add(lambda: both(subject, at)[0] if subject.supports("combined") else subject.make(at, 30))
+    add(lambda: empty_request(subject, at)[0])
+    add(lambda: unread_request(subject, at).moved(at.key_len - 1, times=float("nan")))
     options = {"scale": 0.7, "softcap": 2.0, "window": 2}
     for name, value in options.items():
         if subject.supports(name):

@@ -23,7 +23,7 @@ def probe(subject: Subject, feature: str) -> str | None:
     """None where a subject offers the feature, otherwise the reason why not; by trying it once."""
     assert isinstance(subject, FunctionSubject | ModuleSubject)
     request: Request | None = None
-    at = subject.sizes
+    at = subject.usual
     p = subject.parameters
     try:
         if feature in ("float16", "bfloat16", "float32", "float64"):
@@ -66,7 +66,7 @@ def probe(subject: Subject, feature: str) -> str | None:
         elif feature == "combined":
             subject.require("causal")
             subject.require("any mask")
-            request = both(subject)[0]
+            request = both(subject, at)[0]
         elif feature in ("window", "scale", "bias", "softcap"):
             if subject.kind == "module" or feature not in p:
                 return f"it has no argument for a {feature}"

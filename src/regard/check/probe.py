@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.check.adapt.function import FunctionSubject
 from regard.check.adapt.masks import reach_of
 from regard.check.adapt.module import ModuleSubject
-from regard.check.request import Request
+from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
 from regard.check.violation import Unsupported
 
@@ -90,9 +90,11 @@ def masked(subject: Subject, request: Request, allowed: Tensor) -> Request:
     raise Unsupported(f"it takes no mask {reach_of(allowed)}")
 
 
-def both(subject: Subject) -> tuple[Request, Tensor]:
+def both(subject: Subject, at: Sizes, seed: int = 4) -> tuple[Request, Tensor]:
     """A causal request with a mask beside it that leaves key 0 to every query, and that mask."""
-    request = subject.make(subject.sizes, seed=4).but(causal=True)
+    if at.key_len < 3:
+        raise Unsupported("two keys are too few to tell a mask from causal")
+    request = subject.make(at, seed=seed).but(causal=subject.contract.causal != "always")
     allowed = torch.ones(1, 1, request.query_len, request.key_len, dtype=torch.bool, device=request.query.device)
     allowed[..., 1] = False
     allowed[..., -1] = False
@@ -102,15 +104,16 @@ def both(subject: Subject) -> tuple[Request, Tensor]:
         return masked(subject, request, allowed.expand(request.query.shape[0], -1, -1, -1)), allowed
 
 
-def empty_request(subject: Subject, seed: int = 5) -> tuple[Request, Tensor]:
+def empty_request(subject: Subject, at: Sizes, seed: int = 5) -> tuple[Request, Tensor]:
     """A request in which some queries may read no key, and which, (B, 1, L)."""
     assert isinstance(subject, FunctionSubject | ModuleSubject)
-    request = subject.make(subject.sizes, seed=seed)
+    request = subject.make(at, seed=seed)
     empty = torch.zeros(request.query.shape[0], 1, request.query_len, dtype=torch.bool, device=request.query.device)
     if "uniform" in subject.forms:
         allowed = torch.ones(1, 1, request.query_len, request.key_len, dtype=torch.bool, device=request.query.device)
-        allowed[..., 1, :] = False
-        empty[..., 1] = True
+        row = min(1, request.query_len - 1)
+        allowed[..., row, :] = False
+        empty[..., row] = True
         return request.but(mask=allowed), empty
     if subject.padding_form is not None and request.query.shape[0] > 1:
         valid = torch.ones(request.query.shape[0], request.key_len, dtype=torch.bool, device=request.query.device)
@@ -120,7 +123,7 @@ def empty_request(subject: Subject, seed: int = 5) -> tuple[Request, Tensor]:
     raise Unsupported("it takes no mask that can leave a query without keys")
 
 
-def empty_ways(subject: Subject, request: Request, empty: Tensor) -> dict[str, tuple[Request, Tensor]]:
+def empty_ways(subject: Subject, at: Sizes, request: Request, empty: Tensor) -> dict[str, tuple[Request, Tensor]]:
     """The same question asked in every way that a subject offers, and causal with more queries than keys."""
     assert isinstance(subject, FunctionSubject | ModuleSubject)
     found = {"": (request, empty)}
@@ -129,16 +132,16 @@ def empty_ways(subject: Subject, request: Request, empty: Tensor) -> dict[str, t
     if subject.kind == "module":
         found[" in training mode"] = (request.but(training=True), empty)
     if subject.contract.causal == "bottom-right" and subject.supports("causal lengths"):
-        sizes = replace(subject.sizes, query_len=request.query_len + 2)
+        sizes = replace(at, query_len=at.key_len + 2)
         idle = torch.arange(sizes.query_len, device=request.query.device) < sizes.query_len - sizes.key_len
         causal = subject.make(sizes, seed=5).but(causal="causal" in subject.parameters)
         found[" when causal has more queries than keys"] = (causal, idle[None, None])
     return found
 
 
-def unread_request(subject: Subject, seed: int = 6) -> Request:
+def unread_request(subject: Subject, at: Sizes, seed: int = 6) -> Request:
     """A request whose last key no query may read."""
-    request = subject.make(subject.sizes, seed=seed)
+    request = subject.make(at, seed=seed)
     allowed = torch.ones(1, 1, request.query_len, request.key_len, dtype=torch.bool, device=request.query.device)
     allowed[..., -1] = False
     try:

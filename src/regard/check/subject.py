@@ -43,6 +43,7 @@ class Subject(abc.ABC):
         self.seconds = seconds
         self.origin = ""
         self.sizes = Sizes()
+        self.usual = Sizes()  # where conventions and features are tried: larger than sizes that can tell little
         self.findings = Findings()
         self.notes: list[str] = []
         self.last: Request | None = None
@@ -154,7 +155,11 @@ class Subject(abc.ABC):
     def require(self, feature: str) -> None:
         """Raise :class:`Unsupported` with the reason where the feature is not offered."""
         if feature not in self._reasons:
-            self._reasons[feature] = self.probe(feature)
+            record, self.record = self.record, None  # what is tried here is no part of what the properties ask
+            try:
+                self._reasons[feature] = self.probe(feature)
+            finally:
+                self.record = record
         reason = self._reasons[feature]
         if reason is not None:
             raise Unsupported(reason)

@@ -81,6 +81,12 @@ def adapt(
         found = _function(subject, name, declared, options, sizes)
     else:
         raise CannotAdapt(f"{name}: expected a function, a module or a class, got {type(subject).__name__}")
+    usual = replace(Sizes(), batch=min(2, found.sizes.batch), heads=found.sizes.heads, kv_heads=found.sizes.heads)
+    if sizes is None:
+        usual = found.sizes
+    elif isinstance(found, FunctionSubject):
+        usual = Sizes()
+    found.usual = usual if found.supports_sizes(usual) else found.sizes
     from regard.check.conventions import find_conventions
 
     find_conventions(found)

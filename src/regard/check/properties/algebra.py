@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -70,13 +71,15 @@ def check_one_huge_logit(subject: Subject, at: Sizes, seed: int) -> None:
     request = subject.make(at, seed)
     chosen = torch.arange(at.query_len) % at.key_len  # query i looks for this key
     direction = torch.zeros(at.key_len, at.width).to(request.query)
-    # Key j points its own way in the plane; a query that is 1e3 times a key prefers it to every other.
+    # Key j points its own way in the plane; a query that is a large multiple of a key prefers it to every other.
     angle = torch.arange(at.key_len, dtype=torch.float64) * 2 * torch.pi / at.key_len
     if at.width < 2:
         raise Unsupported("a head of width 1 cannot tell keys apart")
     direction[:, 0], direction[:, 1] = angle.cos().to(direction), angle.sin().to(direction)
     key = direction.expand(request.key.shape).contiguous()
-    query = (1e3 * direction[chosen]).expand(request.query.shape).contiguous()
+    # The next key is an angle of 2 pi / S away: far enough below for a weight of exp(-60).
+    factor = 60 * at.width**0.5 / (1 - math.cos(2 * math.pi / max(at.key_len, 2)))
+    query = (factor * direction[chosen]).expand(request.query.shape).contiguous()
     request = request.but(query=query, key=key)
     output = subject.answers(request).output
     group = request.query.shape[1] // request.value.shape[1]

@@ -25,9 +25,9 @@ def check_empty_rows(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: NaN on fully masked rows (pytorch #41508, open since 2020), and a row that quietly reads everything.
     """
-    request, empty = empty_request(subject, seed)
+    request, empty = empty_request(subject, at, seed)
     convention = subject.contract.empty_row
-    for way, (asked, idle) in empty_ways(subject, request, empty).items():
+    for way, (asked, idle) in empty_ways(subject, at, request, empty).items():
         output = subject.answers(asked).output.detach()
         rows = idle.expand(output.shape[:-1])
         others = output[~rows]
@@ -58,7 +58,7 @@ def check_empty_row_gradients(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: an output that is cleaned of NaN while the gradient of the whole batch is NaN (pytorch #41508).
     """
-    request, _ = empty_request(subject, seed)
+    request, _ = empty_request(subject, at, seed)
     request = request.map(lambda t: t.detach().clone().requires_grad_())
     output = subject.answers(request).output
     if not bool(torch.isfinite(output).all()):
@@ -95,7 +95,7 @@ def check_unread_keys_leave_no_trace(subject: Subject, at: Sizes, seed: int) -> 
     """
     if subject.contract.unread == "leaks":
         raise Unsupported("its convention is that padding must be finite")
-    request = unread_request(subject, seed)
+    request = unread_request(subject, at, seed)
     last = request.key_len - 1
     rows = slice(0, last) if request.tied == "qkv" else slice(None)
     before = subject.answers(request).output[..., rows, :]

@@ -213,7 +213,7 @@ def check_combined_masks(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: causal switched off whenever a padding mask is there (transformers PR #41966).
     """
-    request, allowed = both(subject)
+    request, allowed = both(subject, at, seed)
     if subject.contract.combined == "mask-only":
         expect_reads(subject, request, allowed, "causal beside a mask that replaces it")
         return
