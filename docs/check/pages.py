@@ -93,7 +93,7 @@ class Pages:
 
     def _described(self, prop: Property) -> list[str]:
         said = [f"#### `{prop.name}`", "", prop.says, "", f"Catches: {linked(prop.bug)}", ""]
-        notes = [f"Needs {', '.join(NEEDS[need] for need in prop.needs)}."] if prop.needs else []
+        notes = [f"Needs: {'; '.join(NEEDS[need] for need in prop.needs)}."] if prop.needs else []
         if prop.essential:
             notes.append("Essential: a subject that skips it is not OK.")
         if prop.thorough:
@@ -105,18 +105,21 @@ class Pages:
     def _killing(self, prop: Property) -> str:
         found, alone = self.kills(prop), self.alone(prop)
         if not found:
-            return "No mutant of the record fails it."
+            return "Kills no mutant of the record."
+        if alone == found:
+            return f"Kills {_plural(len(found), 'mutant')} that nothing else kills: {_names(found)}."
         aimed = [name for name in found if self.mutants[prop.suite, name].aims == prop.name]
         shown = found if len(found) <= MOST else (aimed or found)[:MOST]
         rest = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-        only = f"; {_names(alone)} by nothing else" if alone else ""
-        return f"Fails for {_plural(len(found), 'mutant')}: {_names(shown)}{rest}{only}."
+        only = f"; it alone kills {_names(alone)}" if alone else ""
+        return f"Kills {_plural(len(found), 'mutant')}: {_names(shown)}{rest}{only}."
 
     def _rows(self) -> str:
-        lines = ["| | bug | property |", "|---|---|---|"]
+        lines = ["| | bug | property | mutants |", "|---|---|---|---|"]
         for row, words in BUGS.items():
             found = [f"[`{prop.name}`](#{prop.name})" for prop in all_properties() if row in prop.rows]
-            lines.append(f"| {row} | {linked(words)} | {', '.join(found)} |")
+            count = sum(row in each.rows for each in self.mutants.values())
+            lines.append(f"| {row} | {linked(words)} | {', '.join(found)} | {count} |")
         return "\n".join(lines)
 
     # -- kill-matrix.md --------------------------------------------------------------------------------------------
@@ -134,8 +137,8 @@ class Pages:
             f"| all | {counts['mutants']} | {counts['caught']} | {counts['right']} |",
             "",
             f"Of {counts['right']} that are named right, {counts['itself']} are named as what they are and "
-            f"{counts['synonym']} by a synonym that is declared below. Of {len(properties)} properties, {own} have a "
-            "mutant that no other property catches.",
+            f"{counts['synonym']} by a synonym, declared with its reason. Of {len(properties)} properties, {own} have "
+            "a mutant that no other property catches.",
         ]
         return "\n".join(lines)
 
@@ -206,11 +209,11 @@ class Pages:
                 for other in all_properties(suite) if other != prop
             }  # fmt: skip
             most = max(also, key=lambda name: also[name])
-            seen = f"{_plural(len(found), 'mutant')}, {also[most]} of them caught by `{most}` too" if found else "none"
-            shared.append(f"| `{prop.name}` | {seen} | {SHARED[prop.group]} |")
+            seen = f"{len(found)} | {also[most]}, by `{most}`" if found else "0 | "
+            shared.append(f"| `{prop.name}` | {seen} | {SHARED.get(prop.name, SHARED[prop.group])} |")
         return "\n".join([
             "With a mutant that they alone catch:", "", *(own or ["- none"]), "", "Without one:", "",
-            "| property | catches | kept because |", "|---|---|---|", *shared,
+            "| property | mutants it catches | of which another does | kept because |", "|---|---|---|---|", *shared,
         ])  # fmt: skip
 
     # -- sentences -------------------------------------------------------------------------------------------------
@@ -234,7 +237,8 @@ class Pages:
             return ""
         runs, subjects, seeds, alarms = (_number(self.alarms[key]) for key in ("runs", "subjects", "seeds", "alarms"))
         return (
-            f"{runs:,} recorded checks of {_plural(subjects, 'right implementation')}, with {_plural(seeds, 'seed')}: "
+            f"**It does not cry wolf.** {runs:,} recorded checks of {_plural(subjects, 'right implementation')}, "
+            f"with {_plural(seeds, 'seed')}: "
             f"{_plural(alarms, 'false alarm')} ([the record](false_alarms.json))."
         )
 

@@ -148,24 +148,29 @@ NEEDS: dict[str, str] = {
 """Feature -> what a subject must offer."""
 
 SHARED: dict[str, str] = {
-    "Answers": "it is asked first: whatever is not the same twice, or of the wrong shape, fails later comparisons too, "
-    "and this says why",
+    "Answers": "it is asked first, and says why later comparisons fail",
+    "requires_grad_changes_nothing": "it asks the same question with and without gradients; elsewhere the consequence "
+    "shows",
+    "matches_definition": "it is the plain question, before all others",
     "Numbers": "a failure at its sizes or scales alone narrows the bug down",
     "Algebra": "it needs no oracle: it would still stand if the definition and the subject shared a mistake",
     "Sequences and heads": "it is decided by intervention, to the bit, and says which sequence or head leaks",
+    "uses_context": "it needs no numbers: a module whose projections are not found can be asked it",
     "Masks": "it is asked in its own form of mask, and a subject may take that form alone",
     "Empty rows": "it is asked on rows that other properties leave out",
     "Causality": "it is decided by intervention, to the bit, and says which key was read",
-    "Weights": "it is the only one that asks for the weights and looks at the output",
+    "Weights": "it says that asking for the weights is the cause",
     "Gradients": "whatever is wrong in the output is wrong in the gradient; it is there for what the output hides",
     "Training and dropout": "it is asked in the other mode of a module",
     "Compiler": "it runs only where it is asked for (`thorough=True`), and this record does not ask",
+    "table_formula": "it is the comparison with the formula, and asks for neither odd widths nor a sum",
+    "rotary_angles": "it is the comparison with the formula, and asks for no far positions",
     "the table": "it names one cause, where the comparison with the formula says that the table is another",
     "the sum": "it is asked of the sum, where the table may be right",
     "the rotation": "it holds whatever pairing and base are meant: no convention has to be known",
     "what comes back": "it names one cause, where the comparison of angles says that they are others",
 }
-"""Group -> why a property is kept whose every mutant another property kills too."""
+"""Property or group -> why a property is kept whose every mutant another property kills too."""
 
 
 def linked(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,8 +131,9 @@ def hugging_face_sdpa() -> Any:
 
 
 def x_transformers() -> Any:
-    from x_transformers.x_transformers import Attention
-
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses torch.jit.script, which is deprecated
+        from x_transformers.x_transformers import Attention
     torch.manual_seed(0)
     return Attention(24, heads=3, dim_head=8)
 

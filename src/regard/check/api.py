@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from regard.check.adapt import CannotAdapt, adapt, name_of
+from regard.check.adapt import CannotAdapt, adapt, compiled, name_of
+from regard.check.arguments import check_arguments, check_expected, check_subject
 from regard.check.contract import Contract
 from regard.check.deadline import memory_limit
-from regard.check.guard import one_thread, random_state
 from regard.check.report import Report, Result
 from regard.check.request import Sizes
 from regard.check.runner import Progress, chosen, run_properties, versions
+from regard.check.state import global_state, one_thread
 from regard.check.suites import suite_of
 
-__all__ = ["check"]
+__all__ = ["check", "unanswered"]
 
 MEMORY_MB = 4000
 
@@ -57,7 +59,7 @@ def check(
     >>> report.ok
     False
     >>> report.failures[0].name, report.failures[0].likely
-    ('matches_definition', 'this is what leaving the scores unscaled gives')
+    ('matches_definition', 'this is what you get from leaving the scores unscaled')
 
     Args:
         subject: a function of query, key and value (tensors or arrays, with or without heads, whatever the arguments
@@ -81,21 +83,25 @@ def check(
         A :class:`regard.check.Report`. A subject that cannot be called at all has one failure, "can_be_called".
 
     Raises:
-        TypeError: for a subject that is neither callable nor a class.
-        ValueError: for a suite, property or reason that does not exist or says nothing.
+        TypeError: for a subject that is neither callable nor a class, and for arguments of another type.
+        ValueError: for a suite, property or reason that does not exist or says nothing, and limits that cannot work.
     """
-    if not callable(subject):
-        raise TypeError(f"subject must be a function, a module or a class, got {type(subject).__name__}")
+    check_subject(subject)
+    limits: dict[str, Any] = {"seed": seed, "seconds": seconds, "memory_mb": memory_mb}
+    check_arguments(contract, sizes, only, device=device, dtype=dtype, **limits)
     suite = suite or suite_of(subject)
     properties = chosen(suite, only, thorough=thorough)
-    _check_expected(expected or {}, {prop.name for prop in chosen(suite, (), thorough=True)})
+    check_expected({} if expected is None else expected, [prop.name for prop in chosen(suite, (), thorough=True)])
     began = time.monotonic()
     options: dict[str, Any] = {"sizes": sizes, "device": device, "dtype": dtype, "seconds": seconds, "name": name}
-    with random_state(), one_thread(), memory_limit(memory_mb):
+    with global_state(), one_thread(), memory_limit(memory_mb), _every_size_compiled(thorough and compiled(subject)):
         try:
             adapted = adapt(subject, contract, suite=suite, **options)
         except CannotAdapt as error:
-            return _uncallable(subject, name, suite, contract, str(error), began)
+            taken = time.monotonic() - began
+            return unanswered(name or name_of(subject), suite, contract, str(error), seconds=taken)
+        if compiled(subject) and not thorough:
+            adapted.notes.append("after 8 sizes torch.compile runs a function eagerly; thorough compiles every size")
         adapted.origin = origin_of(subject, adapted.name) if origin is None else origin
         return run_properties(
             adapted,
@@ -109,28 +115,31 @@ def check(
         )
 
 
-def _check_expected(expected: Mapping[str, str], known: set[str]) -> None:
-    for name, reason in expected.items():
-        if name not in known:
-            raise ValueError(f"expected: there is no property {name!r}")
-        if not isinstance(reason, str) or not reason.strip():
-            raise ValueError(f"expected: {name!r} needs a reason, in words")
+@contextlib.contextmanager
+def _every_size_compiled(wanted: bool, /) -> Iterator[None]:
+    """Lift torch's limit on compilations of one function, after which it is run eagerly and nobody is told."""
+    if not wanted:
+        yield
+        return
+    import torch._dynamo
+
+    with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000):
+        yield
 
 
-def _uncallable(
-    subject: Any, name: str | None, suite: str, contract: Contract | None, message: str, began: float
-) -> Report:
+def unanswered(name: str, suite: str, contract: Contract | None, message: str, *, seconds: float) -> Report:
+    """The report on a subject that gave no answers: one failure."""
     result = Result("can_be_called", "failed", group="Calling", message=message)
     declared = contract or Contract()
     return Report(
-        subject=name or name_of(subject),
+        subject=name,
         kind="unknown",
         suite=suite,
         setting="not run",
         contract=declared,
         declared=declared,
         results=(result,),
-        seconds=time.monotonic() - began,
+        seconds=seconds,
         versions=versions(),
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from regard.bench.progress import Progress
+from regard.check.api import check, unanswered
 from regard.check.contract import Contract
 from regard.check.isolate import run_isolated
 from regard.check.registry import all_properties, near
@@ -24,6 +25,7 @@ __all__ = ["listing", "run"]
 
 EXERCISES = "exercises"
 SECONDS, THOROUGH_SECONDS, COURSE_SECONDS = 180.0, 1800.0, 60.0
+CALL_SECONDS = 20.0
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -84,7 +86,7 @@ def run(
         return command.run(Path(target), json=json, csv=csv, seconds=limit, memory_mb=memory_mb, only=only)
     if csv is not None:
         raise ValueError("--csv: a gradebook is what --suite exercises writes; use --json for a report")
-    payload = {
+    payload: dict[str, Any] = {
         "target": target,
         "suite": _suite(suite),
         "only": list(only),
@@ -101,13 +103,21 @@ def run(
     if json is not None:
         check_target(json, "--json")
     limit = (THOROUGH_SECONDS if thorough else SECONDS) if seconds is None else seconds
+    # A call that hangs shall leave time to say so.
+    payload["seconds"] = min(CALL_SECONDS, limit / 3)
     answer = _in_a_process(payload, limit, thorough=thorough)
     if "error" in answer:
         raise ValueError(answer["error"])
-    sys.stdout.write(answer["text"])
+    _write(answer["text"])
     if json is not None:
         write_atomically(json, answer["json"].encode("utf-8"))
     return 0 if answer["ok"] else 1
+
+
+def _write(text: str) -> None:
+    """To stdout, whatever its encoding can hold."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _in_a_process(payload: dict[str, Any], limit: float, *, thorough: bool) -> dict[str, Any]:
@@ -129,17 +139,14 @@ def _in_a_process(payload: dict[str, Any], limit: float, *, thorough: bool) -> d
     if outcome.status == "done":
         answer: dict[str, Any] = outcome.value
         return answer
-    at = f" while checking {seen[-1]}" if seen else " before the first property"
-    text = f"regard check: {payload['target']}: {outcome.reason}{at}\n0 passed, 1 failed, 0 skipped: FAILED\n"
-    failed = {"subject": payload["target"], "ok": False, "results": [], "error": f"{outcome.reason}{at}"}
-    from json import dumps
-
-    return {"ok": False, "text": text, "json": dumps(failed, indent=2) + "\n"}
+    at = f"while {seen[-1]} was checked" if seen else "before the first property"
+    target, suite, declared = payload["target"], payload["suite"] or "attention", Contract(**payload["declare"])
+    report_ = unanswered(target, suite, declared, f"{outcome.reason}, {at}", seconds=outcome.seconds)
+    return {"ok": False, "text": str(report_), "json": report_.to_json()}
 
 
 def work(payload: dict[str, Any], report: Any) -> dict[str, Any]:
     """The child's part: load, check, and hand back the report as text and JSON."""
-    from regard.check.api import check
     from regard.check.load import load_object
 
     target = payload["target"]
@@ -155,6 +162,7 @@ def work(payload: dict[str, Any], report: Any) -> dict[str, Any]:
             device=payload["device"],
             dtype=getattr(torch, payload["dtype"]),
             seed=payload["seed"],
+            seconds=payload["seconds"],
             memory_mb=None,  # the process has a limit of its own
             origin=_origin(target),
             progress=lambda name, n, of: report({"name": name, "n": n, "of": of}),
@@ -193,7 +201,10 @@ def _declared(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, value = _pairs("--declare", text, known)
         words[name] = {"true": True, "false": False}.get(value.lower(), int(value) if value.isdigit() else value)
-    Contract(**words)
+    try:
+        Contract(**words)
+    except ValueError as error:
+        raise ValueError(f"--declare: {error}") from None
     return words
 
 
@@ -206,8 +217,10 @@ def _sizes(text: str | None) -> dict[str, int]:
             if not value.isdigit():
                 raise ValueError(f"--sizes: {name} must be a whole number, got {value!r}")
             found[name] = int(value)
-    if found:
+    try:
         Sizes(**found)
+    except ValueError as error:
+        raise ValueError(f"--sizes: {error}") from None
     return found
 
 

@@ -79,6 +79,10 @@ class Contract:
             given = getattr(self, name)
             if given is not None and given not in choices:
                 raise ValueError(f"Contract({name}=): expected one of {', '.join(map(repr, choices))}, got {given!r}")
+        if self.heads is not None and (
+            isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1
+        ):
+            raise ValueError(f"Contract(heads=): expected a whole number of at least 1, got {self.heads!r}")
 
     def declared(self) -> dict[str, Any]:
         """The conventions that are not None."""

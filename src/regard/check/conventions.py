@@ -102,6 +102,10 @@ def _find_masks(subject: Adapted) -> None:
     _find_padding(subject, request)
 
 
+# (1 - mask) * -10000 takes 0 and 1, and takes 0 and -inf too, for what a -10000 everywhere costs in precision.
+MEANINGS = (("allow", False), ("deny", False), ("allow", True), ("deny", True), ("additive", False))
+
+
 def _forms(subject: Adapted, reach: str, polarity: str | None) -> Iterator[MaskForm]:
     for argument in subject.parameters.masks:
         if argument == (subject.parameters.name("block_mask") if "block_mask" in subject.parameters else None):
@@ -110,8 +114,9 @@ def _forms(subject: Adapted, reach: str, polarity: str | None) -> Iterator[MaskF
         for shape in SHAPES[reach]:
             if getattr(subject, "layout", "") == "LD" and reach != "uniform":
                 shape = "LS"
-            for meaning in (polarity,) if polarity else ("allow", "deny", "additive"):
-                yield MaskForm(argument, meaning, shape)
+            for meaning, number in MEANINGS:
+                if polarity in (None, meaning):
+                    yield MaskForm(argument, meaning, shape, number=number)
 
 
 def _attempt(subject: Adapted, request: Request, allowed: Tensor, form: MaskForm) -> bool | None:
@@ -129,12 +134,14 @@ def _find_padding(subject: Adapted, request: Request) -> None:
     names += [name for name in subject.parameters.masks if name not in taken]
     valid = torch.ones(request.query.shape[0], request.key_len, dtype=torch.bool, device=request.query.device)
     for b in range(valid.shape[0]):
-        valid[b, request.key_len - 1 - b % (request.key_len - 2) :] = False
+        valid[b, request.key_len - 1 - b % max(1, request.key_len - 2) :] = False
     declared = subject.declared.padding
     ran: MaskForm | None = None
     for name in names:
-        for polarity in (declared,) if declared else ("allow", "deny", "additive"):
-            subject.padding_form = MaskForm(name, polarity, "BS")
+        for polarity, number in MEANINGS:
+            if declared not in (None, polarity):
+                continue
+            subject.padding_form = MaskForm(name, polarity, "BS", number=number)
             shown = _attempt(subject, request.but(padding=valid), valid[:, None, None, :], subject.padding_form)
             if shown:
                 subject.contract = replace(subject.contract, padding=cast(Any, polarity))
@@ -152,7 +159,7 @@ def _combined(subject: Adapted) -> str | None:
     if subject.contract.causal == "always":
         return "and"
     request, allowed = both(subject, subject.usual)
-    lower = causal_mask(request.query_len, request.key_len, subject.contract.causal)
+    lower = causal_mask(request.query_len, request.key_len, subject.contract.causal, device=allowed.device)
     found = reads(subject, request, answer=lambda r: subject.ask(r).output)
     if torch.equal(found, visible(subject, allowed & lower, request)):
         return "and"

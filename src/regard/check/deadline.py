@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import ctypes
+import random
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from types import FrameType, TracebackType
 __all__ = ["OutOfTime", "deadline", "memory_limit"]
 
 AGAIN = 0.5  # seconds until a subject that swallowed the interruption is interrupted again
-PATIENCE = 3  # interruptions that leave time to tidy up; those after them come in chains
+PATIENCE = 3  # interruptions that leave time to tidy up; after them, on the main thread, they come thick and fast
 
 
 class OutOfTime(BaseException):
@@ -28,7 +29,6 @@ class Limit(abc.ABC):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.interruptions = 0
         self.over = False
 
     def __enter__(self) -> Limit:
@@ -50,31 +50,13 @@ class Limit(abc.ABC):
     def end(self) -> None:
         """Interrupt no more; a second call does nothing."""
 
-    def next(self) -> type[OutOfTime]:
-        """The exception to interrupt with now.
-
-        ``while True: try: ... except BaseException: pass`` is left only by an exception that is raised between two of
-        its tries. So after some patience an exception has the next one follow as soon as it is made, which is then
-        raised in the handler of the first.
-        """
-        self.interruptions += 1
-        if self.interruptions <= PATIENCE:
-            return OutOfTime
-
-        class Insistent(OutOfTime):
-            def __init__(made: Insistent) -> None:
-                frame = sys._getframe(1)
-                if not self.over and frame is not self.caller and not _leaving(frame):
-                    _raise_in(self.thread, Insistent)
-
-        return Insistent
-
 
 def deadline(seconds: float) -> Limit:
     """Interrupt what runs inside after so many seconds, with :class:`OutOfTime`, and again if that is swallowed.
 
-    It interrupts Python, and on the main thread what Python waits for. A single call into C that never returns is
-    beyond it: for that, ``regard check`` runs its subject in a process of its own.
+    On the main thread it interrupts Python and what Python waits for, on others Python alone. A single call into C that
+    never returns is beyond it, and on others than the main thread a loop that swallows every exception: for these,
+    ``regard check`` runs its subject in a process of its own.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
         return _BySignal(seconds)
@@ -84,6 +66,8 @@ def deadline(seconds: float) -> Limit:
 class _BySignal(Limit):
     def start(self) -> None:
         self.began = time.monotonic()
+        self.interruptions = 0
+        self.uneven = random.Random(0)  # of its own: nobody else's numbers are drawn
         # Somebody else, a test runner for one, may be waiting for this very timer.
         self.others, self.interval = signal.getitimer(signal.ITIMER_REAL)
         self.handler = signal.signal(signal.SIGALRM, self._alarm)
@@ -98,25 +82,34 @@ class _BySignal(Limit):
         passed = time.monotonic() - self.began
         if self.others and passed >= self.others:
             self.others = passed + self.interval if self.interval else 0.0
-            self._wait_until(self.seconds + AGAIN * self.interruptions)
+            self._wait_until(max(self.seconds, passed + 1e-3))
             if callable(self.handler):
                 self.handler(number, frame)  # which may well raise
             return
         if passed < self.seconds:  # the clock of timers is another than that of time.monotonic()
             self._wait_until(self.seconds)
             return
-        self._wait_until(passed + AGAIN)
+        self.interruptions += 1
+        self._wait_until(passed + self._pause())
         if not self.over and not _leaving(frame):  # raised on the way out, it would leave the timer running
-            raise self.next()
+            raise OutOfTime
+
+    def _pause(self) -> float:
+        """Seconds until the next interruption.
+
+        ``while True: try: ... except BaseException: pass`` is left only by an interruption between two of its tries:
+        short and uneven pauses find that place.
+        """
+        return AGAIN if self.interruptions < PATIENCE else self.uneven.uniform(2e-6, 2e-4)
 
     def end(self) -> None:
         if self.over:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.over = True
-        _raise_in(self.thread, None)  # what was on its way is taken back
         self.caller = None
-        signal.signal(signal.SIGALRM, self.handler)
+        if self.handler is not None:  # None: not installed from Python, and cannot be put back from it
+            signal.signal(signal.SIGALRM, self.handler)
         if self.others:
             left = self.others - (time.monotonic() - self.began)
             signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), self.interval)
@@ -136,7 +129,7 @@ class _ByThread(Limit):
                 if self.over or not self._inside():
                     return
                 if not _leaving(sys._current_frames().get(self.thread)):
-                    _raise_in(self.thread, self.next())
+                    _raise_in(self.thread, OutOfTime)
             wait = AGAIN
 
     def _inside(self) -> bool:

@@ -43,7 +43,7 @@ class Diagnosis:
     def __str__(self) -> str:
         if self.sentence:
             return self.sentence
-        return f"this is what {self.says} gives" if self.certain else f"perhaps {self.says}"
+        return f"this is what you get from {self.says}" if self.certain else f"perhaps {self.says}"
 
 
 class Elsewhere:
@@ -152,9 +152,9 @@ class Suspects:
         differs = 0
         if at_failure is not None:
             same, wrong = self._compare(mutant, at_failure)
-            if not same:
+            if not (same and wrong):
                 return None
-            differs += wrong
+            differs += 1
         matches = 0
         for asked in self.battery():
             same, wrong = self._compare(mutant, asked)
@@ -237,7 +237,8 @@ def questions(subject: Subject, at: Sizes, *, fits: Callable[[Sizes], Sizes]) ->
         found.append(plain.but(mask=lower))
     reaches = [reach for reach in ("uniform", "per sequence", "per head") if subject.supports(reach)]
     found += [plain.but(mask=pattern(subject, reach, plain, 3)) for reach in reaches]
-    add(lambda: masked(subject, plain, torch.ones(1, 1, at.query_len, at.key_len, dtype=torch.bool)))
+    everyone = torch.ones(1, 1, at.query_len, at.key_len, dtype=torch.bool, device=subject.device)
+    add(lambda: masked(subject, plain, everyone))
     add(lambda: both(subject, at)[0] if subject.supports("combined") else subject.make(at, 30))
     add(lambda: empty_request(subject, at)[0])
     add(lambda: unread_request(subject, at).moved(at.key_len - 1, times=float("nan")))

@@ -91,7 +91,7 @@ def probe(subject: Subject, feature: str) -> str | None:
         elif feature == "strides":
             return "arrays are copied" if getattr(subject, "arrays", False) else None
         elif feature == "module":
-            return None if subject.kind == "module" else "it has no training mode"
+            return None if subject.kind == "module" else "it is about modules"
         elif feature == "function":
             return None if subject.kind == "function" else "it is about functions of query, key and value"
         elif feature == "order":

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from regard.check.deadline import OutOfTime, deadline
+from regard.check.state import kept, one_thread, others_drawn, random_state, seed_others
 
-__all__ = ["Findings", "SubjectError", "guarded", "one_thread", "random_state"]
+__all__ = ["Findings", "SubjectError", "guarded", "no_warnings", "one_thread", "random_state"]
 
-MOST_TEXT = 4000
+MOST_TEXT = 4000  # bytes that are kept of what a call prints
+LOOKS = 6  # calls after which it is known whether a subject seeds generators
 MESSAGE = 300  # characters of somebody's error message that are worth repeating
 
 
@@ -41,6 +40,7 @@ class Findings:
         state: global state that it changed, in words.
         hangs: how many calls ran out of time.
         calls: how many there were.
+        generators: the states of Python's and numpy's after the last of the first calls.
     """
 
     printed: str = ""
@@ -48,6 +48,12 @@ class Findings:
     state: list[str] = field(default_factory=list)
     hangs: int = 0
     calls: int = 0
+    generators: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, changed: str) -> None:
+        """Global state that it changed, once."""
+        if changed not in self.state:
+            self.state.append(changed)
 
 
 def guarded(call: Callable[[], Any], inputs: dict[str, Any], seconds: float, findings: Findings) -> Any:
@@ -64,13 +70,14 @@ def guarded(call: Callable[[], Any], inputs: dict[str, Any], seconds: float, fin
     """
     findings.calls += 1
     before = {name: _copy(t) for name, t in inputs.items()}
-    text = _Capped()
+    text = _Kept()
     try:
         with (
-            _state(findings),
-            contextlib.redirect_stdout(text),
-            contextlib.redirect_stderr(text),
-            _no_warnings(),
+            kept(findings.note),
+            _seeds(findings),
+            contextlib.redirect_stdout(_stream(text)),
+            contextlib.redirect_stderr(_stream(text)),
+            no_warnings(),
             deadline(seconds),
         ):
             result = call()
@@ -84,12 +91,13 @@ def guarded(call: Callable[[], Any], inputs: dict[str, Any], seconds: float, fin
     except SystemExit as error:
         raise SubjectError("exit", f"called sys.exit({error.code!r})", error) from error
     except BaseException as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        said = describe(error)
+        if "can't allocate memory" in said or "not enough memory" in said:
             raise SubjectError("memory", "ran out of the memory it is allowed", error) from error
-        raise SubjectError("raised", describe(error), error) from error
+        raise SubjectError("raised", said, error) from error
     finally:
-        if text.getvalue() and not findings.printed:
-            findings.printed = text.getvalue()
+        if text.kept and not findings.printed:
+            findings.printed = text.kept.decode("utf-8", "replace")
         for name, old in before.items():
             if not _same(inputs[name], old):
                 if name not in findings.written:
@@ -100,19 +108,31 @@ def guarded(call: Callable[[], Any], inputs: dict[str, Any], seconds: float, fin
 
 def describe(error: BaseException) -> str:
     """An exception on one line, not too long."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error)[: 10 * MESSAGE].split())
+    except Exception:
+        text = "(its message cannot be read)"
     text = text if len(text) <= MESSAGE else text[:MESSAGE] + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class _Capped(io.StringIO):
-    """Keeps the first few thousand characters: a subject that prints without end fills no memory."""
+class _Kept(io.RawIOBase):
+    """Keeps the first few thousand bytes: a subject that prints without end fills no memory."""
 
-    def write(self, text: str) -> int:
-        room = MOST_TEXT - self.tell()
-        if room > 0:
-            super().write(text[:room])
-        return len(text)
+    def __init__(self) -> None:
+        self.kept = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, given: Any) -> int:
+        self.kept += given[: MOST_TEXT - len(self.kept)]
+        return len(given)
+
+
+def _stream(kept: _Kept) -> io.TextIOWrapper:
+    """A stream like sys.stdout, with a ``buffer`` for bytes; whoever closes it closes nothing of ours."""
+    return io.TextIOWrapper(cast(Any, kept), encoding="utf-8", errors="replace", write_through=True)
 
 
 def _copy(t: Any) -> Any:
@@ -133,73 +153,27 @@ def _restore(t: Any, old: Any) -> None:
         t[...] = old
 
 
-def _set_device(device: torch.device) -> None:
-    # The CPU is what torch starts with: setting it would install a mode that slows every call.
-    torch.set_default_device(None if device.type == "cpu" else device)
-
-
-# What is read before and after a call: name in words -> (read, put back).
-_STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "the default device": (torch.get_default_device, _set_device),
-    "the precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-}
-
-
 @contextlib.contextmanager
-def _state(findings: Findings) -> Iterator[None]:
-    before = {name: read() for name, (read, _) in _STATE.items()}
-    seed = torch.initial_seed()
+def _seeds(findings: Findings) -> Iterator[None]:
+    """Look in the first calls whether the generators of Python and numpy are as after another call: seeded anew."""
+    looks = findings.calls <= LOOKS
+    if looks:
+        seed_others(findings.calls)
+        before = others_drawn()
     try:
         yield
     finally:
-        # Drawing random numbers is fair; seeding everybody's generator anew is not.
-        if torch.initial_seed() != seed:
-            _note(findings.state, f"seeds the global generator (torch.manual_seed({torch.initial_seed()}))")
-        for name, (read, put_back) in _STATE.items():
-            if (now := read()) != before[name]:
-                _note(findings.state, f"changes {name} from {before[name]} to {now}")
-                put_back(before[name])
+        if looks:
+            after = others_drawn()
+            for name, state in after.items():
+                if state != before.get(name) and state == findings.generators.get(name):
+                    findings.note(f"seeds a global generator ({name})")
+            findings.generators = after
 
 
 @contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
+    """Keep every warning quiet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Tiny tensors on one thread: on a busy machine, waiting for another costs a hundred times the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def random_state() -> Iterator[None]:
-    """Put every global random generator back afterwards."""
-    seed, generator, plain = torch.initial_seed(), torch.get_rng_state(), random.getstate()
-    numpy = sys.modules.get("numpy")
-    arrays = numpy.random.get_state() if numpy is not None else None
-    try:
-        yield
-    finally:
-        torch.default_generator.manual_seed(seed)
-        torch.set_rng_state(generator)
-        random.setstate(plain)
-        if numpy is not None:
-            numpy.random.set_state(arrays)
-
-
-def _note(notes: list[str], text: str) -> None:
-    if text not in notes:
-        notes.append(text)

@@ -7,10 +7,10 @@ from typing import Any
 
 from regard.check.adapt import adapt, name_of
 from regard.check.contract import Contract
-from regard.check.guard import one_thread, random_state
 from regard.check.registry import Property
 from regard.check.request import Sizes
 from regard.check.runner import chosen
+from regard.check.state import global_state, one_thread
 from regard.check.subject import Subject
 from regard.check.suites import suite_of
 from regard.check.violation import Unsupported
@@ -38,7 +38,7 @@ class PropertyTest:
         """Run the property."""
         import pytest
 
-        with random_state(), one_thread():
+        with global_state(), one_thread():
             subject = self.make()
             try:
                 self.property.run(subject, self.sizes or subject.sizes, self.seed)

@@ -1,64 +1,72 @@
-"""What these sizes cannot detect: mutants that answer every question of the run as the definition does."""
+"""What these sizes cannot detect: mutants that no property catches where it ran."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import torch
 
-from regard.check.diagnose import questions
-from regard.check.request import Request, Sizes
+from regard.check.adapt import CannotAdapt, adapt
+from regard.check.contract import REGARD
+from regard.check.guard import SubjectError
+from regard.check.registry import Property
 from regard.check.subject import Subject
+from regard.check.violation import Unsupported
 
 if TYPE_CHECKING:
     from regard.check.mutants import Mutant
 
 __all__ = ["blind_spots"]
 
-VISIBLE = 1e-5  # relative to the largest number: far above what float32 rounds, far below what a bug moves
-MOST = 150  # questions
+SECONDS = 15.0
 
 
 def blind_spots(
-    subject: Subject, mutants: Iterable[Mutant], asked: Mapping[str, Request], ran: set[str]
+    subject: Subject, mutants: Iterable[Mutant], ran: Sequence[Property], seed: int, *, seconds: float = SECONDS
 ) -> tuple[str, ...]:
-    """In words, each bug that the usual sizes would show in this subject, and no question of this run could have shown.
+    """In words, each bug that the properties which ran would not catch at the sizes at which they ran.
+
+    The mutants themselves are put to the test, each with the property that it aims at and, where that passes it, with
+    the others: one head cannot show the scale of all heads, nor a single sequence the mask of another.
 
     Args:
-        subject: the subject; its numbers play no part.
+        subject: whose sizes and kind they are; it is not called.
         mutants: the bugs.
-        asked: the questions of the run.
-        ran: names of the properties that ran to their end.
+        ran: the properties that ran to their end on the subject.
+        seed: of the inputs.
+        seconds: after so long, what is left is not looked at.
     """
-    if not subject.supports("numbers") or not asked:
-        return ()
-    better = questions(subject, _better(subject.sizes), fits=lambda at: at)
-    seen, shown = ([(r, subject.truth(r)) for r in some] for some in (list(asked.values())[:MOST], better))
+    until = time.monotonic() + seconds
+    by_name = {prop.name: prop for prop in ran}
     unseen = []
     for mutant in mutants:
-        if mutant.core is None or mutant.aims not in ran:
+        if mutant.aims not in by_name or time.monotonic() > until:
             continue
-        if any(_shows(subject, mutant, *one) for one in shown) and not any(
-            _shows(subject, mutant, *one) for one in seen
-        ):
+        built = mutant.build()
+        if isinstance(built, torch.nn.Module) != (subject.kind == "module"):
+            continue
+        order = [by_name[mutant.aims], *(prop for prop in ran if prop.name != mutant.aims)]
+        if not _caught(built, subject, order, seed, until):
             unseen.append(mutant.says)
     return tuple(unseen)
 
 
-def _better(at: Sizes) -> Sizes:
-    """Sizes that tell most bugs apart: the usual ones, where those of the run are no more than these."""
-    usual = Sizes()
-    return Sizes(max(at.batch, usual.batch), max(at.heads, usual.heads))
-
-
-def _shows(subject: Subject, mutant: Mutant, request: Request, truth: Tensor) -> bool:
-    assert mutant.core is not None
+def _caught(built: object, subject: Subject, properties: Sequence[Property], seed: int, until: float) -> bool:
     try:
-        given = subject.imagine(mutant.core, request.map(lambda t: t.detach()))
-    except Exception:  # a mutant of grouped heads on heads that are not grouped
-        return False
-    if given.shape != truth.shape:
+        adapted = adapt(built, replace(REGARD, float_mask="added"), sizes=subject.sizes)
+    except CannotAdapt:
         return True
-    off = (given - truth).detach().abs()
-    return not bool((off <= VISIBLE * truth.detach().abs().nan_to_num().max().clamp_min(1e-12)).all())
+    adapted.limited_to(subject)
+    for prop in properties:
+        if time.monotonic() > until:
+            return True
+        with contextlib.suppress(Unsupported):
+            try:
+                prop.run(adapted, adapted.sizes, seed)
+            except (AssertionError, SubjectError):
+                return True
+    return False

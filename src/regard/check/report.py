@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -56,7 +57,7 @@ class Report:
 
     Args:
         subject: its name.
-        kind: "function" or "module".
+        kind: "function" or "module"; "unknown" where it cannot be called.
         suite: the properties that ran.
         setting: sizes, dtype, device and seed, in words.
         contract: the conventions, declared or found.
@@ -104,13 +105,13 @@ class Report:
         return tuple(result for result in self.results if result.status == status)
 
     def to_json(self) -> str:
-        """The report as JSON: the same fields, and ``ok``."""
+        """The report as JSON: the same fields, and ``ok``; NaN and inf are "nan" and "inf"."""
         data = asdict(self) | {
             "ok": self.ok,
             "contract": self.contract.declared(),
             "declared": self.declared.declared(),
         }
-        return json.dumps(data, indent=2, default=str) + "\n"
+        return json.dumps(_plain(data), indent=2, default=str, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
         return "\n".join(self._lines()) + "\n"
@@ -153,6 +154,15 @@ class Report:
         counts = [f"{len(found)} {name}" for name in names if (found := self.having(name)) or name in names[:3]]
         end = "FAILED" if self.failures else f"NOT ENOUGH TESTED: {self.untested}" if self.untested else "OK"
         return f"{', '.join(counts)} in {self.seconds:.1f} s: {end}"
+
+
+def _plain(data: Any) -> Any:
+    """NaN and inf as text: JSON has no such numbers."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    if isinstance(data, dict):
+        return {str(name): _plain(part) for name, part in data.items()}
+    return [_plain(part) for part in data] if isinstance(data, tuple | list) else data
 
 
 def _result_lines(result: Result, *, brief: bool) -> Iterator[str]:

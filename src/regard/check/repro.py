@@ -42,12 +42,15 @@ def snippet(subject: Subject, violation: Violation, property_name: str, sizes: S
     lines += _masks(request)
     if request.strides is not None:
         lines.append(f"# the same with inputs in another arrangement in memory: {request.strides}")
-    if subject.kind == "module" and request.training:
-        lines.append(f"{subject.name}.train()")
+    if subject.kind == "module" and request.query.dtype != subject.dtype:
+        lines.append(f"{subject.name} = {subject.name}.to({request.query.dtype})")
+    if subject.kind == "module":
+        lines.append(f"{subject.name}.{'train' if request.training else 'eval'}()")
     lines.append(f"output = {subject.spell(request)}")
-    where = "" if violation.index is None else f"  # wrong at {list(violation.index)} of (B, H, L, D)"
-    wanted = "" if violation.wanted is None else f"; wanted {violation.wanted}"
-    lines.append(f"print(output){where}{wanted}")
+    where = "" if violation.index is None else f"wrong at {list(violation.index)} of (B, H, L, D)"
+    wanted = "" if violation.wanted is None else f"wanted {violation.wanted}"
+    said = "; ".join(part for part in (where, wanted) if part)
+    lines.append(f"print(output)  # {said}" if said else "print(output)")
     return "\n".join(line for line in (*lines, *again) if line)
 
 

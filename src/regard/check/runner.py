@@ -77,19 +77,19 @@ def run_properties(
         progress: told before each property.
         complete: whether this is the whole suite, so that "enough was tested" has a meaning.
     """
-    subject.record = {}
     suspects = Suspects(subject, _mutants(suite), seed) if suite == "attention" else Elsewhere(subject, suite)
     results = []
     for n, prop in enumerate(properties):
         if progress is not None:
             progress(prop.name, n + 1, len(properties))
         results.append(_run_one(subject, prop, seed, suspects, dict(expected or {})))
-    asked, subject.record = subject.record, None
     ran = {result.name for result in results if result.status in ("passed", "xpassed")}
     clean = not any(result.status == "failed" for result in results)
-    from regard.check.power import blind_spots
+    blind: tuple[str, ...] = ()
+    if clean and complete and suite == "attention" and subject.sizes != subject.usual:
+        from regard.check.power import blind_spots
 
-    blind = blind_spots(subject, _mutants(suite), asked, ran) if clean and suite == "attention" else ()
+        blind = blind_spots(subject, _mutants(suite), [prop for prop in properties if prop.name in ran], seed)
     return Report(
         subject=subject.name,
         kind=subject.kind,

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from regard.check.contract import Contract
+from regard.check.deadline import OutOfTime, deadline
 from regard.check.definition import Core, define
-from regard.check.guard import Findings, SubjectError, guarded
+from regard.check.guard import Findings, SubjectError, describe, guarded
 from regard.check.request import Answer, Request, Sizes
+from regard.check.state import seed_torch
 from regard.check.violation import Unsupported, Violation
 
 __all__ = ["Subject"]
@@ -47,7 +49,6 @@ class Subject(abc.ABC):
         self.findings = Findings()
         self.notes: list[str] = []
         self.last: Request | None = None
-        self.record: dict[str, Request] | None = None
         self._reasons: dict[str, str | None] = {}
         self._calls = 0
 
@@ -93,15 +94,28 @@ class Subject(abc.ABC):
         """
         self._calls += 1
         self.last = request
-        if self.record is not None:
-            given = (request.mask, request.bias, request.padding)
-            options = (request.causal, request.scale, request.window, request.softcap)
-            if not request.dropout:
-                self.record[repr((request.code, options, [None if t is None else t.tolist() for t in given]))] = request
         call, inputs = self.raw(request)
-        torch.default_generator.manual_seed(7919 * self._calls + 1 if seed is None else seed)
+        seed_torch(7919 * self._calls + 1 if seed is None else seed)
         raw = guarded(call, inputs, self.seconds, self.findings)
-        return self.read(raw, request)
+        return self._read(raw, request)
+
+    def _read(self, raw: Any, request: Request) -> Answer:
+        """What came back; reading it may run the subject's own code, that of a lazy map of weights for one."""
+        try:
+            with deadline(self.seconds):
+                answer = self.read(raw, request)
+        except OutOfTime:
+            self.findings.hangs += 1
+            raise SubjectError("time", f"what it returned was not read within {self.seconds:g} s") from None
+        except (Violation, Unsupported, SubjectError):
+            raise
+        except Exception as error:
+            raise Violation(f"what it returned cannot be read: {describe(error)}", request=request) from error
+        wanted = request.query.dtype
+        if not answer.output.is_floating_point():
+            got = answer.output.dtype
+            raise Violation(f"output is {got} for inputs of {wanted}", request=request, got=got, wanted=wanted)
+        return answer
 
     def answers(self, request: Request, *, seed: int | None = None) -> Answer:
         """As :meth:`ask`; an error of the subject is a :class:`Violation`: it was shown to support this before.
@@ -155,14 +169,14 @@ class Subject(abc.ABC):
     def require(self, feature: str) -> None:
         """Raise :class:`Unsupported` with the reason where the feature is not offered."""
         if feature not in self._reasons:
-            record, self.record = self.record, None  # what is tried here is no part of what the properties ask
-            try:
-                self._reasons[feature] = self.probe(feature)
-            finally:
-                self.record = record
+            self._reasons[feature] = self.probe(feature)
         reason = self._reasons[feature]
         if reason is not None:
             raise Unsupported(reason)
+
+    def limited_to(self, other: Subject) -> None:
+        """Offer nothing that another subject was found not to offer."""
+        self._reasons |= {feature: reason for feature, reason in other._reasons.items() if reason is not None}
 
     def supports(self, feature: str) -> bool:
         """Whether the feature is offered."""

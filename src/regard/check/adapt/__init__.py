@@ -10,29 +10,33 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from regard.check.adapt.construct import CannotAdapt, construct
+from regard.check.adapt.construct import CannotAdapt, construct, tried
+from regard.check.adapt.copies import own
 from regard.check.adapt.function import LAYOUTS, FunctionSubject
 from regard.check.adapt.module import ModuleSubject
 from regard.check.adapt.names import Parameters
+from regard.check.adapt.projections import Projections
 from regard.check.contract import Contract
 from regard.check.guard import SubjectError
-from regard.check.request import Sizes
+from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
 from regard.check.violation import Unsupported, Violation
 
-__all__ = ["CannotAdapt", "adapt"]
+__all__ = ["CannotAdapt", "adapt", "compiled", "name_of"]
 
 # Functions written in C tell no signature.
-KNOWN: dict[Any, str] = {
-    F.scaled_dot_product_attention: "query, key, value, attn_mask=, dropout_p=, is_causal=, scale=, enable_gqa=",
+KNOWN: dict[str, str] = {
+    "scaled_dot_product_attention": "query, key, value, attn_mask=, dropout_p=, is_causal=, scale=, enable_gqa=",
 }
 AXES = {"BHLD": 4, "BLHD": 4, "NLD": 3, "BLE": 3, "LD": 2}
 COMPILING = 180.0  # seconds: the first calls of a compiled subject compile
 FALLBACK = (
-    Sizes(2, 4, query_len=16, width=16),
+    Sizes(heads=1),
+    Sizes(batch=1),
+    Sizes(1, 1),
+    Sizes(2, 4, query_len=32, width=16),
     Sizes(2, 4, query_len=64, width=64),
     Sizes(1, 2, query_len=128, width=64),
 )
@@ -73,8 +77,9 @@ def adapt(
         return adapt_positions(subject, name, declared, suite, **options)
     if inspect.isclass(subject):
         subject = construct(subject, seconds)
-    if _compiled(subject):
+    if compiled(subject):
         options["seconds"] = max(seconds, COMPILING)
+    subject = own(subject)
     if isinstance(subject, nn.Module):
         found: Subject = _module(subject.to(device), name, declared, options, sizes)
     elif callable(subject):
@@ -97,21 +102,23 @@ def name_of(subject: Any) -> str:
     """A short name."""
     if isinstance(subject, functools.partial):
         return name_of(subject.func)
+    subject = getattr(subject, "_orig_mod", subject)
     return str(getattr(subject, "__name__", type(subject).__name__))
 
 
-def _compiled(subject: Any) -> bool:
+def compiled(subject: Any) -> bool:
+    """Whether it came out of torch.compile."""
     return hasattr(subject, "_torchdynamo_orig_callable") or hasattr(subject, "_orig_mod")
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Parameters:
     original = getattr(function, "_torchdynamo_orig_callable", function)
+    if isinstance(original, nn.Module):
+        original = getattr(original, "_orig_mod", original).forward
+    known = KNOWN.get(getattr(original, "__name__", ""))
     try:
-        if original in KNOWN:
-            return Parameters(original, KNOWN[original])
-    except TypeError:  # not hashable
-        pass
-    try:
+        if known is not None and not inspect.isfunction(inspect.unwrap(original)):
+            return Parameters(original, known)
         return Parameters(original)
     except (TypeError, ValueError):
         raise CannotAdapt(
@@ -128,7 +135,7 @@ def _function(
     if missing:
         raise CannotAdapt(
             f"{name}{parameters.signature}: no argument reads as {', '.join(missing)}; expected query, key and value "
-            f"(q, k, v, Q, query_states ...), then a mask and options; wrap it in a function that takes these"
+            f"(q, k, v, Q, query_states ...), then a mask and options; {_wrap(function)}"
         )
     if parameters.unknown:
         raise CannotAdapt(
@@ -138,6 +145,12 @@ def _function(
     subject = FunctionSubject(function, name, parameters, declared, **options)
     _find_layout(subject, sizes)
     return subject
+
+
+def _wrap(function: Any) -> str:
+    if isinstance(getattr(function, "__self__", None), nn.Module):
+        return "it is a method of a module: check the module itself"
+    return "wrap it in a function that takes these"
 
 
 def _by_position(parameters: Parameters) -> None:
@@ -168,8 +181,7 @@ def _find_layout(subject: FunctionSubject, sizes: Sizes | None) -> None:
         if ran:
             break
     if not ran:
-        tried = "; ".join(f"{layout}: {error}" for layout, error in errors.items())
-        raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried}")
+        raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
     # What takes a batch must be right with a batch: a softmax over axis 1 is right for single (L, D) inputs alone.
     most = max(AXES[each[1]] for each in ran)
     ran = [each for each in ran if AXES[each[1]] == most]
@@ -187,7 +199,7 @@ def _try(subject: FunctionSubject, at: Sizes, errors: dict[str, str]) -> bool | 
     except (SubjectError, Violation) as error:
         errors.setdefault(key, str(error))
         if isinstance(error, SubjectError) and error.kind in ("time", "memory"):
-            raise CannotAdapt(f"{subject.name}: a plain call of {at} {error}") from error
+            raise CannotAdapt(f"{subject.name}: a plain call ({at}): {error}") from error
         return None
     off = (output.detach().double() - subject.truth(request)).abs()
     return bool((off <= 0.05 * subject.truth(request).abs().max()).all())
@@ -212,7 +224,8 @@ def _module(module: nn.Module, name: str, declared: Contract, options: dict[str,
             "module in one whose forward takes x and a mask"
         )
     if own is None and {"query", "key", "value"} <= set(parameters.by_role):
-        return _function(module, name, declared, options, sizes)  # attention without projections, as a module
+        # Attention without projections, as a module: its dropout would make every answer another one.
+        return _function(module.eval(), name, declared, options, sizes)
     subject = ModuleSubject(module, name, parameters, declared, **options)
     if subject.width == 0:
         raise CannotAdapt(f"{name}: its width was not found; name it embed_dim, d_model or d_in")
@@ -229,36 +242,49 @@ def _find_module_layout(subject: ModuleSubject, sizes: Sizes | None) -> None:
     errors = {}
     for layout in layouts:
         subject.layout = layout or "BLE"
-        tried = replace(at, batch=1) if layout == "LE" else at
+        called = replace(at, batch=1) if layout == "LE" else at
         try:
-            subject.ask(subject.make(tried, seed=1))
+            subject.ask(subject.make(called, seed=1))
         except (SubjectError, Violation) as error:
             errors[subject.layout] = str(error)
             continue
-        subject.sizes = tried
+        subject.sizes = called
         subject.contract = replace(subject.contract, layout=cast(Any, subject.layout))
-        _find_arrangement(subject)
+        _find_heads(subject)
         return
-    tried_all = "; ".join(f"{layout}: {error}" for layout, error in errors.items())
-    raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried_all}")
+    raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
 
 
-def _find_arrangement(subject: ModuleSubject) -> None:
-    """A fused projection is read as q|k|v, or head by head where that agrees with what the module answers."""
+def _find_heads(subject: ModuleSubject) -> None:
+    """How the projections divide into heads, by comparing the answer with the definition.
+
+    A fused projection is read as q|k|v, or head by head where that agrees with what the module answers; where nothing
+    says how many heads there are, every number of them is tried.
+    """
     p = subject.projections
-    if isinstance(p, str) or not p.fused:
+    if isinstance(p, str) or (subject.heads_known and not p.fused):
         return
     request = subject.make(subject.sizes, seed=1)
-    try:
-        output = subject.ask(request).output.detach().double()
-        if p.q[0].shape[0] % subject.heads:
-            return
-        for candidate in (p, p.arranged("head by head", subject.heads)):
-            subject.projections = candidate
-            for causal in (False, True):
-                truth = subject.truth(request.but(causal=causal))
-                if bool(((output - truth).abs() <= 0.01 * truth.abs().max()).all()):
-                    return
-    except Unsupported:
-        return
-    subject.projections = p
+    output = subject.ask(request).output.detach().double()
+    rows = p.q[0].shape[0]
+    numbers = [subject.heads] if subject.heads_known else [n for n in range(1, rows + 1) if rows % n == 0]
+    for heads in numbers:
+        for candidate in (p, p.arranged("head by head", heads)) if p.fused and rows % heads == 0 else (p,):
+            if _agrees(subject, candidate, heads, request, output):
+                return
+    subject.projections, subject.heads = p, numbers[0]
+    if not subject.heads_known:
+        subject.notes.append("its number of heads was not found, and is taken to be 1: declare Contract(heads=)")
+
+
+def _agrees(subject: ModuleSubject, candidate: Projections, heads: int, request: Request, output: Tensor) -> bool:
+    subject.projections, subject.heads = candidate, heads
+    subject.sizes = replace(subject.sizes, heads=heads, kv_heads=heads)
+    for causal in (False, True):
+        try:
+            truth = subject.truth(request.but(causal=causal))
+        except Unsupported:
+            return False
+        if bool(((output - truth).abs() <= 0.01 * truth.abs().max()).all()):
+            return True
+    return False

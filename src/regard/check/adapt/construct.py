@@ -10,13 +10,21 @@ import torch
 from regard.check.adapt.names import CONSTRUCTOR, role_of
 from regard.check.guard import Findings, SubjectError, guarded
 
-__all__ = ["CannotAdapt", "construct"]
+__all__ = ["CannotAdapt", "construct", "tried"]
 
 WIDTH, HEADS = 24, 3  # three heads of 8: neither a power of two nor as many as there are sequences
 
 
 class CannotAdapt(ValueError):
     """It cannot be found out how to call the subject; the message says what was tried and what would help."""
+
+
+def tried(errors: dict[str, str]) -> str:
+    """What was tried and what came of it, each error once: "BHLD, BLHD: ValueError: ..."."""
+    ways: dict[str, list[str]] = {}
+    for way, error in errors.items():
+        ways.setdefault(error, []).append(way)
+    return "; ".join(f"{', '.join(which)}: {error}" for error, which in ways.items())
 
 
 def construct(kind: type, seconds: float) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.check.adapt.masks import MaskForm, encode, meaning, reach_of, spell_mask
+from regard.check.adapt.masks import MaskForm, encode, reach_of, spell_mask
 from regard.check.adapt.names import Parameters
-from regard.check.adapt.outputs import pick
+from regard.check.adapt.outputs import pick, place_of
 from regard.check.contract import Contract
 from regard.check.definition import Core
 from regard.check.request import Answer, Request, Sizes, restride
@@ -45,6 +45,7 @@ class FunctionSubject(Subject):
         self.layout: str = "BHLD"
         self.out_layout: str | None = None  # where it is not the layout of the inputs
         self.arrays = False
+        self.place: int | None = None  # of the output among the tensors that come back
         self.forms: dict[str, MaskForm] = {}
         self.padding_form: MaskForm | None = None
         self.extra: dict[str, Any] = {}
@@ -71,9 +72,8 @@ class FunctionSubject(Subject):
         """One call, or for single (L, D) inputs one for each sequence and head."""
         if self.layout != "LD":
             tensors, keywords = self._inputs(request), self._keywords(request)
-            return lambda: self.function(**dict(zip(self._names(), tensors, strict=True)), **keywords), dict(
-                zip(QKV, tensors, strict=True)
-            )
+            given = dict(zip(self._names(), tensors, strict=True)) | keywords
+            return lambda: self._call(given), dict(zip(QKV, tensors, strict=True)) | _readable(keywords)
         inputs: dict[str, Any] = {}
         calls = []
         heads = request.query.shape[1]
@@ -84,9 +84,14 @@ class FunctionSubject(Subject):
                 one = [self._array(restride(t, request.strides)) for t in picked]  # (L, D), (S, D), (S, Dv)
                 mask, bias = _of(request.mask, b, h), _of(request.bias, b, h)
                 keywords = self._keywords(request.but(mask=mask, bias=bias))
-                inputs |= {f"{name}[{b}, {h}]": t for name, t in zip(QKV, one, strict=True)}
-                calls.append((dict(zip(self._names(), one, strict=True)), keywords))
-        return lambda: [self.function(**named, **keywords) for named, keywords in calls], inputs
+                named = dict(zip(QKV, one, strict=True)) | _readable(keywords)
+                inputs |= {f"{name}[{b}, {h}]": t for name, t in named.items()}
+                calls.append(dict(zip(self._names(), one, strict=True)) | keywords)
+        return lambda: [self._call(given) for given in calls], inputs
+
+    def _call(self, given: dict[str, Any]) -> Any:
+        positional = [given[name] for name in self.parameters.nameless if name in given]
+        return self.function(*positional, **{n: t for n, t in given.items() if n not in self.parameters.nameless})
 
     def _names(self) -> list[str]:
         return [self.parameters.name(role) for role in QKV]
@@ -157,8 +162,7 @@ class FunctionSubject(Subject):
             if self.padding_form is None:
                 raise LookupError("this subject takes no padding")
             form = self.padding_form
-            given = meaning(request.padding, form.polarity, request.query.dtype)
-            found[form.argument] = self._array(given)
+            found[form.argument] = self._array(form.meaning(request.padding, request.query.dtype))
         return found
 
     def _array_or_block(self, mask: Any) -> Any:
@@ -174,7 +178,7 @@ class FunctionSubject(Subject):
         batch, heads = request.query.shape[:2]
         map_shape = (request.query_len, request.key_len) if request.weights else None
         if self.layout == "LD":
-            each = [pick(one, (request.query_len, request.value.shape[-1]), map_shape) for one in raw]
+            each = [self._picked(one, (request.query_len, request.value.shape[-1]), map_shape) for one in raw]
             output = torch.stack([output for output, _ in each]).unflatten(0, (batch, heads))
             weights = [weight for _, weight in each if weight is not None]
             joined = torch.stack(weights).unflatten(0, (batch, heads)) if len(weights) == len(each) else None
@@ -187,7 +191,7 @@ class FunctionSubject(Subject):
             "BLE": (batch, request.query_len, heads * width),
         }
         layout = self.out_layout or self.layout
-        output, weights_ = pick(raw, axes[layout], map_shape)
+        output, weights_ = self._picked(raw, axes[layout], map_shape)
         if layout == "BLHD":
             output = output.transpose(1, 2)
         elif layout == "NLD":
@@ -197,6 +201,14 @@ class FunctionSubject(Subject):
         if weights_ is not None and weights_.dim() == 3 and weights_.shape[0] == batch * heads:
             weights_ = weights_.unflatten(0, (batch, heads))
         return Answer(output, weights_ if weights_ is None or weights_.dim() == 4 else None)
+
+    def _picked(
+        self, raw: Any, shape: tuple[int, ...], map_shape: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Where S = Dv the weights have the output's shape: where it stood in a call without doubt, it stands."""
+        if self.place is None:
+            self.place = place_of(raw, shape)
+        return pick(raw, shape, map_shape, self.place or 0)
 
     def imagine(self, core: Core, request: Request) -> Tensor:
         """``core`` on the same numbers in float64."""
@@ -239,6 +251,11 @@ class _Host(nn.Module):
         self.layer_idx = 0
         self.config = SimpleNamespace(_attn_implementation="eager")
         self.training = training
+
+
+def _readable(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Masks and biases: to be read and not to be written."""
+    return {name: t for name, t in keywords.items() if isinstance(t, Tensor) or hasattr(t, "__array_interface__")}
 
 
 def _of(t: Tensor | None, b: int, h: int) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["REACHES", "SHAPES", "MaskForm", "encode", "meaning", "reach_of", "spell_mask"]
+__all__ = ["REACHES", "SHAPES", "MaskForm", "encode", "reach_of", "spell_mask"]
 
 REACHES = ("uniform", "per sequence", "per head")
 """What a mask may depend on: nothing but (L, S), the sequence too, the head too."""
@@ -30,19 +30,21 @@ class MaskForm:
     shape: str
     block: bool = False
     low: float = -math.inf
+    number: bool = False  # 0 and 1, for those who write (1 - mask) * -10000
+
+    def meaning(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+        """Booleans, or numbers, with the subject's own meaning, from True = may attend."""
+        if self.polarity == "additive":
+            zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+            return zeros.masked_fill(~allowed, self.low)
+        said = allowed.clone() if self.polarity == "allow" else ~allowed
+        return said.long() if self.number else said
 
 
 def reach_of(mask: Tensor) -> str:
     """How far a canonical mask (1 or B, 1 or H, L, S) reaches."""
     batch, heads = (1,) * (2 - min(2, mask.dim() - 2)) + tuple(mask.shape[:-2])
     return "per head" if heads > 1 else "per sequence" if batch > 1 else "uniform"
-
-
-def meaning(allowed: Tensor, polarity: str, dtype: torch.dtype, low: float = -math.inf) -> Tensor:
-    """Booleans (or floats to add) with the subject's own meaning, from True = may attend."""
-    if polarity == "additive":
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, low)
-    return allowed if polarity == "allow" else ~allowed
 
 
 def encode(allowed: Tensor, form: MaskForm, *, batch: int, heads: int, dtype: torch.dtype) -> Any:
@@ -61,7 +63,7 @@ def encode(allowed: Tensor, form: MaskForm, *, batch: int, heads: int, dtype: to
     }[form.shape]().contiguous()
     if form.block:
         return _block_mask(shaped)
-    return meaning(shaped, form.polarity, dtype, form.low)
+    return form.meaning(shaped, dtype)
 
 
 def _block_mask(full: Tensor) -> Any:
@@ -83,4 +85,5 @@ def spell_mask(form: MaskForm, name: str = "mask") -> str:
         return f"create_block_mask(lambda b, h, i, j: {name}[b, h, i, j], *{name}.shape, device={name}.device)"
     if form.polarity == "additive":
         return f"torch.zeros({text}.shape).masked_fill(~{text}, -torch.inf).to(q.dtype)"
-    return text if form.polarity == "allow" else f"~{text}"
+    text = text if form.polarity == "allow" else f"~{text}"
+    return f"({text}).long()" if form.number else text

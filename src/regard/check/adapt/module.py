@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.check.adapt.masks import MaskForm, encode, meaning, reach_of, spell_mask
+from regard.check.adapt.copies import copied, own
+from regard.check.adapt.masks import MaskForm, encode, reach_of, spell_mask
 from regard.check.adapt.names import Parameters
 from regard.check.adapt.outputs import pick
 from regard.check.adapt.projections import Projections, find_projections
 from regard.check.contract import Contract
 from regard.check.definition import Core
+from regard.check.guard import describe
 from regard.check.request import Answer, Request, Sizes, restride
 from regard.check.subject import Subject
 from regard.check.violation import Unsupported
@@ -44,10 +45,7 @@ class ModuleSubject(Subject):
         self, module: nn.Module, name: str, parameters: Parameters, declared: Contract, **options: Any
     ) -> None:
         super().__init__(name, declared, **options)
-        try:
-            self.module = copy.deepcopy(module)
-        except Exception:
-            self.module = module
+        self.module: nn.Module = own(module)
         self.parameters = parameters
         inner = getattr(self.module, "_orig_mod", self.module)
         self.projections: Projections | str = find_projections(inner)
@@ -56,7 +54,9 @@ class ModuleSubject(Subject):
         self.forms: dict[str, MaskForm] = {}
         self.padding_form: MaskForm | None = None
         self.width = self._width(inner)
-        self.heads = declared.heads or self._heads(inner)
+        heads = declared.heads or self._heads(inner)
+        self.heads_known = heads is not None
+        self.heads = heads or 1
         self._held = False
         self._copies: dict[torch.dtype, nn.Module] = {}
 
@@ -69,7 +69,7 @@ class ModuleSubject(Subject):
         layers = [part for part in inner.modules() if isinstance(part, nn.Linear)]
         return layers[0].in_features if layers else 0
 
-    def _heads(self, inner: nn.Module) -> int:
+    def _heads(self, inner: nn.Module) -> int | None:
         if isinstance(self.projections, Projections) and self.projections.heads:
             return self.projections.heads
         for name in HEADS:
@@ -78,7 +78,7 @@ class ModuleSubject(Subject):
                 return found
             if isinstance(found, nn.ModuleList | list | tuple) and found:
                 return len(found)
-        return 1
+        return None
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class ModuleSubject(Subject):
                     _set_dropout(module, before)
                 module.train(mode)
 
-        return call, {name: t for name, t in given.items() if isinstance(t, Tensor)}
+        return call, {name: t for name, t in (given | keywords).items() if isinstance(t, Tensor)}
 
     @contextlib.contextmanager
     def held(self, rate: float) -> Iterator[None]:
@@ -140,7 +140,10 @@ class ModuleSubject(Subject):
         if dtype == self.dtype:
             return self.module
         if dtype not in self._copies:
-            self._copies[dtype] = copy.deepcopy(self.module).to(dtype)
+            try:
+                self._copies[dtype] = copied(self.module).to(dtype)
+            except Exception as error:
+                raise Unsupported(f"it cannot be copied, to be converted to {dtype}: {describe(error)}") from error
         return self._copies[dtype]
 
     def _given(self, request: Request) -> dict[str, Tensor]:
@@ -184,7 +187,7 @@ class ModuleSubject(Subject):
             if self.padding_form is None:
                 raise LookupError("this subject takes no padding")
             form = self.padding_form
-            found[form.argument] = meaning(request.padding, form.polarity, request.query.dtype)
+            found[form.argument] = form.meaning(request.padding, request.query.dtype)
         return found
 
     def read(self, raw: Any, request: Request) -> Answer:

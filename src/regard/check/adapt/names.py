@@ -88,6 +88,7 @@ class Parameters:
         masks: every argument that takes a mask, in order.
         unknown: parameters that must be given and have no role.
         positional: names of those that may be given by position, in order.
+        nameless: those that may be given by position alone.
         takes_any: whether it takes ``**kwargs``.
     """
 
@@ -102,6 +103,7 @@ class Parameters:
         self.masks: list[str] = []
         self.unknown: list[str] = []
         self.positional: list[str] = []
+        self.nameless: list[str] = []
         self.takes_any = False
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -111,6 +113,8 @@ class Parameters:
             else:
                 if parameter.kind is not parameter.KEYWORD_ONLY:
                     self.positional.append(parameter.name)
+                if parameter.kind is parameter.POSITIONAL_ONLY:
+                    self.nameless.append(parameter.name)
                 role = role_of(parameter.name, roles)
                 if role in ("mask", "block_mask"):
                     self.masks.append(parameter.name)
@@ -129,10 +133,6 @@ class Parameters:
     def required(self, role: str) -> bool:
         """Whether it has no default."""
         return self.by_role[role].default is _EMPTY
-
-    def only_by_position(self, role: str) -> bool:
-        """Whether it has no name to call it by."""
-        return self.by_role[role].kind is inspect.Parameter.POSITIONAL_ONLY
 
 
 def signature_from(text: str) -> Callable[..., Any]:

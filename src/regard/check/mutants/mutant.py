@@ -31,7 +31,7 @@ class Mutant:
 
     Args:
         name: it.
-        says: completes "this is what ... gives".
+        says: completes "this is what you get from ...".
         rows: the numbers of the bug in the table of docs/check/properties.md.
         aims: the property that is meant to catch it, without ``check_``.
         core: the attention on single heads, right under any contract but for the bug; None where the bug does not show

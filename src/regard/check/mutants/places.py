@@ -26,14 +26,14 @@ class Wrong:
     Args:
         name: of the mutant.
         says: what is wrong, as a clause.
-        row: of the bug in the table of docs/check/properties.md.
+        row: of the bug in the table of docs/check/properties.md, where it is one of these.
         build: makes the subject.
         contract: what its author declares.
     """
 
     name: str
     says: str
-    row: int
+    row: int | None
     build: Callable[[], Any]
     contract: Contract = field(default_factory=Contract)
 

@@ -1,4 +1,4 @@
-"""The properties: what must hold of any attention, one plain function each, with the bug that it catches.
+"""The properties: what must hold of an attention, a rotary or a sinusoidal encoding, one plain function each.
 
 Each can be called alone: ``check_future_does_not_leak(my_attention)`` returns, raises AssertionError where the property
 does not hold, or :class:`regard.check.Unsupported` where it does not apply.

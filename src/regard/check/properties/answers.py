@@ -108,7 +108,7 @@ def check_runs_twice_equal(subject: Subject, at: Sizes, seed: int) -> None:
             expect_same("the same call again", subject.answers(request).output, first, request=request)
 
 
-@property_(group=GROUP, rows=(27, 31))
+@property_(group=GROUP, rows=(31,))
 def check_earlier_calls_leave_no_trace(subject: Subject, at: Sizes, seed: int) -> None:
     """What was asked before changes nothing: other numbers, sizes, masks and gradients in between.
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from regard.check.adapt.function import FunctionSubject
+from regard.check.adapt.module import ModuleSubject
 from regard.check.definition import causal_mask
+from regard.check.guard import no_warnings
 from regard.check.registry import property_
 from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
@@ -19,9 +23,6 @@ def check_compiled_equals_eager(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: the compiler that drops a custom scale (pytorch #174049) or matches a permuted key (pytorch #195320).
     """
-    from regard.check.adapt.function import FunctionSubject
-    from regard.check.adapt.module import ModuleSubject
-
     if getattr(subject, "arrays", False):
         raise Unsupported("it works on arrays")
     requests: list[Request] = [subject.make(at, seed), subject.make(at, seed).but(strides="columns")]
@@ -33,24 +34,29 @@ def check_compiled_equals_eager(subject: Subject, at: Sizes, seed: int) -> None:
     if subject.supports("causal option"):
         requests.append(subject.make(at, seed).but(causal=True))
     want = [subject.answers(request).output for request in requests]
-    torch._dynamo.reset()
+    with no_warnings():  # torch imports parts of its own that are deprecated
+        torch._dynamo.reset()
+        got = _compiled(subject, requests)
+    for request, one, other in zip(requests, got, want, strict=True):
+        within = 64 * torch.finfo(other.dtype).eps * max(1.0, float(other.detach().abs().max()))
+        expect_near("output compiled, against eager", one, other, within, request=request)
+
+
+def _compiled(subject: Subject, requests: list[Request]) -> list[Tensor]:
     seconds, subject.seconds = subject.seconds, max(subject.seconds, 180.0)
     try:
         if isinstance(subject, FunctionSubject):
             eager, subject.function = subject.function, torch.compile(subject.function)
             try:
-                got = [subject.answers(request).output for request in requests]
+                return [subject.answers(request).output for request in requests]
             finally:
                 subject.function = eager
         else:
             assert isinstance(subject, ModuleSubject)
             module, subject.module = subject.module, torch.compile(subject.module)  # type: ignore[assignment]
             try:
-                got = [subject.answers(request).output for request in requests]
+                return [subject.answers(request).output for request in requests]
             finally:
                 subject.module = module
     finally:
         subject.seconds = seconds
-    for request, one, other in zip(requests, got, want, strict=True):
-        within = 64 * torch.finfo(other.dtype).eps * max(1.0, float(other.detach().abs().max()))
-        expect_near("output compiled, against eager", one, other, within, request=request)

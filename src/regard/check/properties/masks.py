@@ -64,7 +64,7 @@ def check_mask_polarity(subject: Subject, at: Sizes, seed: int) -> None:
     expect_reads(subject, request.but(mask=allowed), allowed, f"a mask ({convention})")
 
 
-@property_(group=GROUP, rows=(15, 16), needs=("per sequence", "batch"))
+@property_(group=GROUP, rows=(16,), needs=("per sequence", "batch"))
 def check_masks_per_sequence(subject: Subject, at: Sizes, seed: int) -> None:
     """Each sequence follows its own mask; the batch is not as large as the heads are many.
 
@@ -91,7 +91,7 @@ def check_masks_per_head(subject: Subject, at: Sizes, seed: int) -> None:
     expect_reads(subject, request.but(mask=allowed), allowed, "a mask of each head")
 
 
-@property_(group=GROUP, rows=(10,), needs=("any mask",))
+@property_(group=GROUP, rows=(10, 14), needs=("any mask",))
 def check_masked_keys_change_nothing(subject: Subject, at: Sizes, seed: int) -> None:
     """Keys and values that a mask hides are moved far away: not a bit of the output changes.
 
@@ -113,7 +113,7 @@ def check_masked_keys_change_nothing(subject: Subject, at: Sizes, seed: int) -> 
         expect_same(f"hidden keys {hidden} moved", subject.answers(moved).output[..., rows, :], before, request=moved)
 
 
-@property_(group=GROUP, rows=(10, 11), needs=("padding", "batch"))
+@property_(group=GROUP, rows=(10,), needs=("padding", "batch"))
 def check_padding_changes_nothing(subject: Subject, at: Sizes, seed: int) -> None:
     """Padding at the end of each sequence, of its own length, may hold anything: not a bit of the output changes.
 
@@ -142,7 +142,7 @@ def padded(subject: Subject, request: Request, valid: Tensor) -> Request:
     return masked(subject, request, allowed)
 
 
-@property_(group=GROUP, needs=("any mask", "numbers"))
+@property_(group=GROUP, rows=(12,), needs=("any mask", "numbers"))
 def check_masked_matches_definition(subject: Subject, at: Sizes, seed: int) -> None:
     """With a mask, what remains is renormalised: the float64 definition's numbers.
 
@@ -160,7 +160,7 @@ def check_masked_matches_definition(subject: Subject, at: Sizes, seed: int) -> N
         compare(subject, request.but(padding=valid), what="output with padding")
 
 
-@property_(group=GROUP, rows=(14,), needs=("any mask", "numbers"))
+@property_(group=GROUP, rows=(4, 14), needs=("any mask", "numbers"))
 def check_half_precision_with_a_mask(subject: Subject, at: Sizes, seed: int) -> None:
     """Masks work in float16 and bfloat16 where attention without one does.
 

@@ -40,7 +40,7 @@ def check_eval_is_deterministic(subject: Subject, at: Sizes, seed: int) -> None:
         expect_same("output in evaluation mode with a dropout of 0.5", got, want, request=request.but(dropout=0.5))
 
 
-@property_(group=GROUP, rows=(5,), needs=("module",))
+@property_(group=GROUP, rows=(5, 10), needs=("module",))
 def check_train_equals_eval(subject: Subject, at: Sizes, seed: int) -> None:
     """With a dropout of 0 training and evaluation give the same, up to rounding, plain, causal and masked.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from regard.check.budget import budget, naive
+from regard.check.budget import SLACK, budget, naive
 from regard.check.registry import property_
 from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
@@ -33,7 +33,7 @@ __all__ = [
 GROUP = "Numbers"
 
 
-def compare(subject: Subject, request: Request, *, what: str = "output") -> None:
+def compare(subject: Subject, request: Request, *, what: str = "output", slack: float = SLACK) -> None:
     """The answer is within the budget of the float64 definition on the same numbers."""
     output = subject.answers(request).output
     truth = subject.truth(request)
@@ -42,7 +42,7 @@ def compare(subject: Subject, request: Request, *, what: str = "output") -> None
         # What the query of a padded position gives is nobody's concern, and many set it to 0.
         real = request.padding[:, None, :, None]  # (B, L) -> (B, 1, L, 1)
         output, truth, yardstick = (torch.where(real, t, 0) for t in (output, truth, yardstick))
-    expect_near(what, output, truth, budget(truth, yardstick, output.dtype), request=request)
+    expect_near(what, output, truth, budget(truth, yardstick, request.query.dtype, slack=slack), request=request)
 
 
 def several(subject: Subject, at: Sizes, seed: int) -> Iterator[Request]:
@@ -63,8 +63,8 @@ def fitting(subject: Subject, candidates: list[Sizes]) -> list[Sizes]:
 def check_matches_definition(subject: Subject, at: Sizes, seed: int) -> None:
     """softmax(scale * Q K^T) V, as float64 computes it from the same numbers.
 
-    Catches: a scale of d_model (vit-pytorch #65), an inverse scale (perceiver-io #9), a softmax over the wrong axis
-    (detr #247), heads viewed without a transpose (FuxiCTR #30): all of them train normally.
+    Catches: a scale of d_model (vit-pytorch #65), an inverse scale (esceptico/perceiver-io #9), a softmax over the
+    wrong axis (detr #247), heads viewed without a transpose (FuxiCTR #30): all of them train normally.
     """
     for request in several(subject, at, seed):
         compare(subject, request)
@@ -97,12 +97,14 @@ def check_large_logits(subject: Subject, at: Sizes, seed: int) -> None:
     Catches: a softmax that exponentiates before it subtracts the maximum, and scores that are clamped.
     """
     for size in (10.0, 30.0):
-        compare(subject, subject.make(at, seed, size=size), what=f"output for inputs of size {size:g}")
+        # Scores of hundreds multiply every rounding of a projection or a product: between two right answers the largest
+        # error then differs by more than 2 now and then.
+        compare(subject, subject.make(at, seed, size=size), what=f"output for inputs of size {size:g}", slack=5.0)
 
 
-@property_(group=GROUP, rows=(14,))
+@property_(group=GROUP)
 def check_half_precision(subject: Subject, at: Sizes, seed: int) -> None:
-    """In float16 and bfloat16 the error is at most twice that of the formula computed in that precision.
+    """In float16 and bfloat16 the error is at most twice that of the formula in that precision, and two roundings.
 
     Catches: sums or exponentials kept in half precision over many keys; the report grades what passes, in multiples
     of the error of rounding the right answer.

@@ -24,7 +24,7 @@ __all__ = [
 GROUP = "Sequences and heads"
 
 
-@property_(group=GROUP, rows=(16,), needs=("batch",))
+@property_(group=GROUP, needs=("batch",))
 def check_sequences_are_independent(subject: Subject, at: Sizes, seed: int) -> None:
     """A sequence alone gives what it gives in a batch, and nothing done to another one changes a bit of it.
 
@@ -48,7 +48,7 @@ def _scaled(t: torch.Tensor, rows: list[int]) -> torch.Tensor:
     return t
 
 
-@property_(group=GROUP, rows=(22,), needs=("function", "batch"))
+@property_(group=GROUP, rows=(21, 22), needs=("function", "batch"))
 def check_heads_are_independent(subject: Subject, at: Sizes, seed: int) -> None:
     """Moving the values of one head moves the output of that head and no other.
 

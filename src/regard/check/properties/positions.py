@@ -37,13 +37,13 @@ UNIT = 2.0**-24  # half the distance between two float32 just below 1: what roun
 FAR = 20_000  # far beyond the integers that float16 (2048) and bfloat16 (256) can count
 
 
-@property_(suite="positions", group="the table", rows=(33,), essential=True)
+@property_(suite="positions", group="Table", rows=(33,), essential=True)
 def check_table_formula(subject: TableSubject, at: Sizes, seed: int) -> None:
     """The table is sin(pos / 10000^(2i/d)) in even columns and cos(pos / 10000^(2i/d)) in odd ones.
 
-    Catches: neuracore PR #154 and its like: a base of 1000, an exponent i/d without the 2, sine and cosine swapped.
-    Models train with such a table; checkpoints and papers do not carry over. All sines and then all cosines is another
-    well-known convention, as is the one of tensor2tensor: they are reported and do not fail.
+    Catches: maxjcohen/transformer #62 and its like: a base of 1000, an exponent i/d without the 2, sine and cosine
+    swapped. Models train with such a table; checkpoints and papers do not carry over. All sines and then all cosines is
+    another well-known convention, as is the one of tensor2tensor: they are reported and do not fail.
     """
     request = subject.table_of(subject.length(at.query_len), subject.even_width(at))
     got = subject.answers(request).output
@@ -53,7 +53,7 @@ def check_table_formula(subject: TableSubject, at: Sizes, seed: int) -> None:
     expect_near(f"table ({TABLES[subject.convention]})", got, subject.truth(request), within, request=request)
 
 
-@property_(suite="positions", group="the table", rows=(33,), essential=True)
+@property_(suite="positions", group="Table", rows=(33,), essential=True)
 def check_table_starts_at_zero(subject: TableSubject, at: Sizes, seed: int) -> None:
     """The first row is position 0: every sine is 0 and every cosine is 1.
 
@@ -66,7 +66,7 @@ def check_table_starts_at_zero(subject: TableSubject, at: Sizes, seed: int) -> N
     expect_near("row 0, sines 0 and cosines 1", got[..., :1, :], want[..., :1, :], 4 * UNIT, request=request)
 
 
-@property_(suite="positions", group="the table", rows=(33,))
+@property_(suite="positions", group="Table", rows=(33,))
 def check_table_wavelengths(subject: TableSubject, at: Sizes, seed: int) -> None:
     """From one position to the next, pair i turns by 10000^(-2i/d): the first by 1, the last by almost 1/10000.
 
@@ -96,7 +96,7 @@ def check_table_wavelengths(subject: TableSubject, at: Sizes, seed: int) -> None
         )  # fmt: skip
 
 
-@property_(suite="positions", group="the table", rows=(33,), needs=("widths",))
+@property_(suite="positions", group="Table", rows=(33,), needs=("widths",))
 def check_table_odd_width(subject: TableSubject, at: Sizes, seed: int) -> None:
     """An odd width works, and every column of it is filled; a refusal in words is skipped, a collision of shapes fails.
 
@@ -119,7 +119,7 @@ def check_table_odd_width(subject: TableSubject, at: Sizes, seed: int) -> None:
     expect_near(f"table of width {width}", got, want, angle_budget(request.positions), request=request)
 
 
-@property_(suite="positions", group="the table", rows=(32,))
+@property_(suite="positions", group="Table", rows=(32,))
 def check_table_far(subject: TableSubject, at: Sizes, seed: int) -> None:
     """At large positions the table still is the formula's, as far as angles in float32 can tell.
 
@@ -142,7 +142,7 @@ def check_table_far(subject: TableSubject, at: Sizes, seed: int) -> None:
         subject.remark(f"angles in float32: off by {off:.1g} up to position {last - 1:,}, with float64 by 3e-8")
 
 
-@property_(suite="positions", group="the sum", rows=(33,), needs=("sum",), essential=True)
+@property_(suite="positions", group="Sum", rows=(33,), needs=("sum",), essential=True)
 def check_table_is_added(subject: TableSubject, at: Sizes, seed: int) -> None:
     """What comes out is x plus row 0, 1, 2 ... of the table, whatever x is.
 
@@ -157,7 +157,7 @@ def check_table_is_added(subject: TableSubject, at: Sizes, seed: int) -> None:
     expect_near("x + table", got, want, within, request=request)
 
 
-@property_(suite="positions", group="the sum", rows=(33,), needs=("sum", "batch"))
+@property_(suite="positions", group="Sum", rows=(33,), needs=("sum", "batch"))
 def check_table_same_in_each_sequence(subject: TableSubject, at: Sizes, seed: int) -> None:
     """Every sequence of a batch gets the same rows: positions run along the sequence, not along the batch.
 
@@ -174,7 +174,7 @@ def check_table_same_in_each_sequence(subject: TableSubject, at: Sizes, seed: in
         expect(not bool((got[0, 0] == got[0, 0, :1]).all()), "every position gets the same row", request=zero)
 
 
-@property_(suite="positions", group="the sum", needs=("sum",))
+@property_(suite="positions", group="Sum", needs=("sum",))
 def check_table_inputs_unchanged(subject: TableSubject, at: Sizes, seed: int) -> None:
     """The x that it is called with is not written to.
 
@@ -185,7 +185,7 @@ def check_table_inputs_unchanged(subject: TableSubject, at: Sizes, seed: int) ->
     expect("x" not in subject.findings.written, "x is written to", request=request)
 
 
-@property_(suite="positions", group="the sum", rows=(31,))
+@property_(suite="positions", group="Sum", rows=(31,))
 def check_table_history(subject: TableSubject, at: Sizes, seed: int) -> None:
     """What was asked before changes nothing: lengths, dtypes and widths.
 
@@ -201,7 +201,7 @@ def check_table_history(subject: TableSubject, at: Sizes, seed: int) -> None:
     expect_no_memory(subject, first, [(_said(other, first), other) for other in others], budget)
 
 
-@property_(suite="positions", group="the sum", rows=(32,), needs=("sum",))
+@property_(suite="positions", group="Sum", rows=(32,), needs=("sum",))
 def check_table_half(subject: TableSubject, at: Sizes, seed: int) -> None:
     """Converted to float16 or bfloat16, it adds the right table, rounded; or it refuses.
 
@@ -226,7 +226,7 @@ def check_table_half(subject: TableSubject, at: Sizes, seed: int) -> None:
         expect_near(f"table in {short(dtype)}", got, subject.truth(request), within, request=request)
 
 
-@property_(suite="positions", group="the sum", needs=("limit",))
+@property_(suite="positions", group="Sum", needs=("limit",))
 def check_table_too_long(subject: TableSubject, at: Sizes, seed: int) -> None:
     """An x longer than the table is an error, or the table grows; it is never answered with other positions.
 

@@ -37,7 +37,7 @@ UNIT = 2.0**-24
 FAR = 100_000
 
 
-@property_(suite="rotary", group="the rotation", rows=(30,), essential=True)
+@property_(suite="rotary", group="Rotation", rows=(30,), essential=True)
 def check_rotary_relative(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """The product of a turned query and a turned key depends on the distance of their positions alone.
 
@@ -61,7 +61,7 @@ def check_rotary_relative(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near(what, scores[1:, 1:], scores[:-1, :-1], within, request=request)
 
 
-@property_(suite="rotary", group="the rotation", rows=(30,))
+@property_(suite="rotary", group="Rotation", rows=(30,))
 def check_rotary_norms(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """A rotation keeps the length of every vector.
 
@@ -75,7 +75,7 @@ def check_rotary_norms(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near("length of the turned vectors", answer.output.double().norm(dim=-1), want, within, request=request)
 
 
-@property_(suite="rotary", group="the rotation", rows=(30,))
+@property_(suite="rotary", group="Rotation", rows=(30,))
 def check_rotary_identity(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Position 0 turns nothing.
 
@@ -88,7 +88,7 @@ def check_rotary_identity(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near("x at position 0", got, request.query[:, :, :1], within, request=request)
 
 
-@property_(suite="rotary", group="the rotation", rows=(30, 32), essential=True)
+@property_(suite="rotary", group="Rotation", rows=(30, 32), essential=True)
 def check_rotary_angles(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Each pair turns by position * base^(-2i/D), counter-clockwise; pairs are neighbours or (i, i + D/2).
 
@@ -105,7 +105,7 @@ def check_rotary_angles(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near(what, got, subject.truth(request), within, request=request)
 
 
-@property_(suite="rotary", group="the rotation", rows=(32,))
+@property_(suite="rotary", group="Rotation", rows=(32,))
 def check_rotary_far(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """At positions up to 100,000 the rotation is still the formula's, as far as angles in float32 can tell.
 
@@ -134,7 +134,7 @@ def check_rotary_far(subject: RotarySubject, at: Sizes, seed: int) -> None:
         subject.remark(f"angles in float32: off by {off:.1g} up to position {end - 1:,}, with float64 by 6e-8")
 
 
-@property_(suite="rotary", group="what comes back", rows=(30,))
+@property_(suite="rotary", group="What comes back", rows=(30,))
 def check_rotary_same_in_each_head(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Every sequence and every head is turned alike: positions run along the sequence.
 
@@ -155,7 +155,7 @@ def check_rotary_same_in_each_head(subject: RotarySubject, at: Sizes, seed: int)
         expect(not bool((got[0, 0] == got[0, 0, :1]).all()), "every position is turned alike", request=request)
 
 
-@property_(suite="rotary", group="what comes back", needs=("both",))
+@property_(suite="rotary", group="What comes back", needs=("both",))
 def check_rotary_keys_as_queries(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Keys are turned exactly as queries are.
 
@@ -171,7 +171,7 @@ def check_rotary_keys_as_queries(subject: RotarySubject, at: Sizes, seed: int) -
     expect_near("the key, equal to the query", answer.keys, answer.output, within, request=request)
 
 
-@property_(suite="rotary", group="what comes back", rows=(31,), needs=("start",))
+@property_(suite="rotary", group="What comes back", rows=(31,), needs=("start",))
 def check_rotary_offset(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """From position 5 on, x is turned as the same x is after five other rows: decoding equals one pass.
 
@@ -192,7 +192,7 @@ def check_rotary_offset(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near(f"x turned from position {start} on", got, want, within, request=tail)
 
 
-@property_(suite="rotary", group="what comes back", rows=(31,))
+@property_(suite="rotary", group="What comes back", rows=(31,))
 def check_rotary_history(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """What was asked before changes nothing: lengths, dtypes, offsets, widths, devices.
 
@@ -203,7 +203,7 @@ def check_rotary_history(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_no_memory(subject, first, others, lambda request: _rounding(subject, request))
 
 
-@property_(suite="rotary", group="what comes back", rows=(31,), needs=("base",))
+@property_(suite="rotary", group="What comes back", rows=(31,), needs=("base",))
 def check_rotary_instances(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Another instance, made for another base, changes nothing.
 
@@ -224,7 +224,7 @@ def check_rotary_instances(subject: RotarySubject, at: Sizes, seed: int) -> None
         expect(not same, "an instance with base 313 turns as one with the default", request=request)
 
 
-@property_(suite="rotary", group="what comes back", rows=(32,))
+@property_(suite="rotary", group="What comes back", rows=(32,))
 def check_rotary_half(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """X in half precision gives half precision, turned by the right angles; a module that is converted, too.
 
@@ -251,7 +251,7 @@ def check_rotary_half(subject: RotarySubject, at: Sizes, seed: int) -> None:
             expect_near(f"x turned in {short(dtype)}", got, subject.truth(request), within, request=request)
 
 
-@property_(suite="rotary", group="what comes back", needs=("widths",))
+@property_(suite="rotary", group="What comes back", needs=("widths",))
 def check_rotary_odd_width(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """An odd width is refused, or the column without a partner stays and the others are turned.
 
@@ -270,7 +270,7 @@ def check_rotary_odd_width(subject: RotarySubject, at: Sizes, seed: int) -> None
     expect_near(what, got.double().norm(dim=-1), want, within, request=request)
 
 
-@property_(suite="rotary", group="what comes back")
+@property_(suite="rotary", group="What comes back")
 def check_rotary_gradient(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """The gradient is the inverse rotation: turned once more, it is the gradient that came in.
 
@@ -293,7 +293,7 @@ def check_rotary_gradient(subject: RotarySubject, at: Sizes, seed: int) -> None:
     expect_near("the gradient, turned", again, g, within, request=request)
 
 
-@property_(suite="rotary", group="what comes back")
+@property_(suite="rotary", group="What comes back")
 def check_rotary_inputs_unchanged(subject: RotarySubject, at: Sizes, seed: int) -> None:
     """Queries and keys are not written to.
 

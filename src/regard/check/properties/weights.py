@@ -34,7 +34,7 @@ def _requests(subject: Subject, at: Sizes, seed: int) -> list[Request]:
     return found
 
 
-@property_(group=GROUP, rows=(6,), needs=("weights option",))
+@property_(group=GROUP, rows=(6, 7), needs=("weights option",))
 def check_asking_for_weights_changes_nothing(subject: Subject, at: Sizes, seed: int) -> None:
     """The output is the same, up to rounding, whether the weights are asked for or not.
 
@@ -62,7 +62,7 @@ def check_weights_match_output(subject: Subject, at: Sizes, seed: int) -> None:
         heads = getattr(subject, "heads", None) or request.query.shape[1]
         shape = (request.query.shape[0], heads, request.query_len, request.key_len)
         expect_shape("weights", weights, torch.empty(shape), asked)
-        within = rounding(request, torch.ones(1))
+        within = rounding(request, weights.new_ones(1))
         sums = weights.double().sum(-1)
         expect_near("sums of the weights over the keys", sums, torch.ones_like(sums), within, request=asked)
         expect(
