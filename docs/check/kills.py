@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 import regard
 from regard.bench.progress import Progress
@@ -46,7 +48,10 @@ class Wrong:
 def mutants() -> Iterator[Wrong]:
     """Those of every suite, in the order in which the source has them."""
     for name, each in MUTANTS.items():
-        yield Wrong("attention", name, each.says, each.rows, each.aims, each.build, CONTRACT)
+        # A module that takes the batch for the length is a right one that is called with the length first.
+        layout = "BLE" if isinstance(each.build(), nn.Module) else None
+        contract = replace(CONTRACT, layout=cast(Any, layout))
+        yield Wrong("attention", name, each.says, each.rows, each.aims, each.build, contract)
     for suite, known in (("rotary", ROTARY_MUTANTS), ("positions", POSITION_MUTANTS)):
         for name, one in known.items():
             yield Wrong(suite, name, one.says, () if one.row is None else (one.row,), "", one.build, one.contract)

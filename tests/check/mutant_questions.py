@@ -92,6 +92,8 @@ QUESTIONS = {
     "window": make(window=2, causal=True),
     "window, more keys": make(query_len=3, key_len=6, window=2, causal=True),
     "columns": make(strides="columns"),
+    "many sequences": make(batch=6),
+    "wide": make(width=150),
 }
 ATOL = 1e-6
 

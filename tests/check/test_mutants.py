@@ -26,7 +26,8 @@ PROPERTIES = {
     "empty_rows", "empty_row_gradients", "unread_keys_leave_no_trace", "causal_alignment", "future_does_not_leak",
     "causal_with_every_option", "window_counts", "weights_match_output", "asking_for_weights_changes_nothing",
     "gradients_match", "gradients_with_a_mask", "strides_do_not_matter", "eval_is_deterministic", "train_equals_eval",
-    "dropout_survives_a_round_trip", "dropout_is_unbiased", "dropout_gradient", "uses_context",
+    "dropout_survives_a_round_trip", "dropout_is_unbiased", "dropout_gradient", "uses_context", "any_sizes",
+    "dropout_drops_weights",
 }  # fmt: skip
 CORES = {name: each for name, each in MUTANTS.items() if each.core is not None}
 # No float64 answer is the one of bfloat16, no sigmoid sums to 1, no value has length 1.

@@ -106,7 +106,7 @@ def test_a_module_whose_numbers_cannot_be_compared_is_not_ok() -> None:
     class Gated(Heads):
         def __init__(self) -> None:
             super().__init__()
-            self.gate = nn.Parameter(torch.ones(16))
+            self.gate = nn.Parameter(torch.full((16,), 1.5))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.gate * super().forward(x)

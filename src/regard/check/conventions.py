@@ -111,7 +111,9 @@ def _forms(subject: Adapted, reach: str, polarity: str | None) -> Iterator[MaskF
         if argument == (subject.parameters.name("block_mask") if "block_mask" in subject.parameters else None):
             yield MaskForm(argument, "allow", "BHLS", block=True)
             continue
-        for shape in SHAPES[reach]:
+        # (B, H, L, D) goes with a mask of four axes: Hugging Face's functions take no other where a query is alone.
+        four = subject.layout in ("BHLD", "BLHD") and reach == "uniform"
+        for shape in ("11LS", "LS", "1LS") if four else SHAPES[reach]:
             if getattr(subject, "layout", "") == "LD" and reach != "uniform":
                 shape = "LS"
             for meaning, number in MEANINGS:
@@ -185,8 +187,9 @@ def _empty_kind(subject: Adapted, request: Request, output: Tensor, rows: Tensor
         try:
             want = _imagined(subject, replace(subject.contract, empty_row=kind), request)
         except Unsupported:
-            return "zero"  # a module whose projections are not known: finite is all that can be said
-        if bool(((output.double() - want)[rows].abs() <= 0.02 * want.abs().max()).all()):
+            return None  # a module whose projections are not known: finite is all that can be said
+        got = subject.numbers(request).detach().double()
+        if bool(((got - want)[rows].abs() <= 0.02 * want.abs().max()).all()):
             return kind
     return None
 
@@ -237,7 +240,8 @@ def _weights(subject: Adapted) -> bool:
     return subject.ask(request).weights is not None
 
 
-POSITIONAL = ("rotary", "rope", "pos_emb", "position", "alibi", "relative", "freqs", "pos_enc")
+POSITIONAL = ("rotary", "rope", "pos_emb", "position", "alibi", "relative", "freqs", "pos_enc", "rel_")
+POSITIONAL_NAMES = {"cos", "sin", "rel", "pos", "pe"}
 
 
 def _positional(subject: Adapted) -> bool:
@@ -246,7 +250,7 @@ def _positional(subject: Adapted) -> bool:
         return False
     inner = getattr(subject.module, "_orig_mod", subject.module)
     names = [name.lower() for name, _ in (*inner.named_modules(), *inner.named_parameters(), *inner.named_buffers())]
-    return any(word in name for name in names for word in POSITIONAL)
+    return any(word in name or name.rpartition(".")[2] in POSITIONAL_NAMES for name in names for word in POSITIONAL)
 
 
 def _float_mask(subject: Adapted) -> str | None:
@@ -272,7 +276,7 @@ def _float64(subject: Adapted) -> str | None:
     subject.require("numbers")
     request = subject.make(subject.usual, seed=12, dtype=torch.float64)
     truth = subject.truth(request.but(causal=False))
-    off = float((subject.ask(request).output.detach() - truth.detach()).abs().max() / truth.detach().abs().max())
+    off = float((subject.numbers(request).detach() - truth.detach()).abs().max() / truth.detach().abs().max())
     if subject.contract.causal == "always" or off < 1e-12:
         return "float64"
     return "float32" if off < 1e-5 else None

@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 __all__ = ["OutOfTime", "deadline", "memory_limit"]
 
 AGAIN = 0.5  # seconds until a subject that swallowed the interruption is interrupted again
+TICK = 0.05  # seconds between two looks whether it is time
 PATIENCE = 3  # interruptions that leave time to tidy up; after them, on the main thread, they come thick and fast
 
 
@@ -73,26 +74,24 @@ class _BySignal(Limit):
         self.handler = signal.signal(signal.SIGALRM, self._alarm)
         self._wait_until(self.seconds)
 
-    def _wait_until(self, mine: float) -> None:
-        passed = time.monotonic() - self.began
-        due = min(mine, self.others) if self.others else mine
-        signal.setitimer(signal.ITIMER_REAL, max(due - passed, 1e-6))
+    def _wait_until(self, due: float) -> None:
+        self.due = due
+        first = min(due, self.others) if self.others else due
+        # Again and again: a signal between the last look for one and a system call that waits does not end the waiting.
+        signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic() + self.began, 1e-6), TICK)
 
     def _alarm(self, number: int, frame: FrameType | None) -> None:
         passed = time.monotonic() - self.began
         if self.others and passed >= self.others:
             self.others = passed + self.interval if self.interval else 0.0
-            self._wait_until(max(self.seconds, passed + 1e-3))
+            self._wait_until(self.due)
             if callable(self.handler):
                 self.handler(number, frame)  # which may well raise
-            return
-        if passed < self.seconds:  # the clock of timers is another than that of time.monotonic()
-            self._wait_until(self.seconds)
-            return
-        self.interruptions += 1
-        self._wait_until(passed + self._pause())
-        if not self.over and not _leaving(frame):  # raised on the way out, it would leave the timer running
-            raise OutOfTime
+        elif passed >= self.due:
+            self.interruptions += 1
+            self._wait_until(passed + self._pause())
+            if not self.over and not _leaving(frame):  # raised on the way out, it would leave the timer running
+                raise OutOfTime
 
     def _pause(self) -> float:
         """Seconds until the next interruption.
@@ -100,7 +99,7 @@ class _BySignal(Limit):
         ``while True: try: ... except BaseException: pass`` is left only by an interruption between two of its tries:
         short and uneven pauses find that place.
         """
-        return AGAIN if self.interruptions < PATIENCE else self.uneven.uniform(2e-6, 2e-4)
+        return AGAIN if self.interruptions < PATIENCE else 1e-6 * 100 ** self.uneven.random()
 
     def end(self) -> None:
         if self.over:

@@ -10,7 +10,7 @@ import torch
 from regard.check.adapt.function import FunctionSubject
 from regard.check.adapt.masks import REACHES
 from regard.check.adapt.module import ModuleSubject
-from regard.check.guard import SubjectError
+from regard.check.guard import SubjectError, guarded
 from regard.check.probe import Adapted, both
 from regard.check.request import Request
 from regard.check.subject import Subject
@@ -83,8 +83,18 @@ def probe(subject: Subject, feature: str) -> str | None:
             if getattr(subject, "arrays", False):
                 return "arrays have no gradients"
             leaves = subject.make(at, seed=10).map(lambda t: t.requires_grad_())
-            subject.ask(leaves).output.sum().backward()
+            total = subject.ask(leaves).output.sum()
+            # A backward pass is the subject's own code too; and what it closes over keeps its own .grad.
+            wanted = (leaves.query,)
+            guarded(
+                lambda: torch.autograd.grad(total, wanted, allow_unused=True), {}, subject.seconds, subject.findings
+            )
             return None
+        elif feature == "gradient numbers":
+            subject.require("numbers")
+            return "its gradients pass through more than its projections" if getattr(subject, "inside", False) else None
+        elif feature == "numbers" and subject.contract.positional:
+            return "positions are added inside: its numbers are not those of the definition"
         elif feature == "numbers":
             subject.truth(subject.make(at, seed=10))
             return None
@@ -105,6 +115,8 @@ def probe(subject: Subject, feature: str) -> str | None:
         if request is not None:
             subject.ask(request)
     except SubjectError as error:
+        if feature == "gradients" and _is_wrong(error):
+            raise Violation(f"backward pass: {'raises ' if error.kind == 'raised' else ''}{error}") from error
         return f"raises {error}" if error.kind == "raised" else str(error)
     except Violation:
         return None  # it answers, with something that is wrong: the properties will tell
@@ -117,6 +129,11 @@ def probe(subject: Subject, feature: str) -> str | None:
             raise
         return f"raises {type(error).__name__}: {error}"
     return None
+
+
+def _is_wrong(error: SubjectError) -> bool:
+    """Whether a backward pass that does not work is a mistake; to have none is honest, and torch says it so."""
+    return not isinstance(error.cause, RuntimeError)  # NotImplementedError is one
 
 
 def _option(feature: str, request: Request) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from regard.check.deadline import OutOfTime, deadline
 from regard.check.state import kept, one_thread, others_drawn, random_state, seed_others
+from regard.look.wording import one_line
 
 __all__ = ["Findings", "SubjectError", "guarded", "no_warnings", "one_thread", "random_state"]
 
@@ -78,6 +80,7 @@ def guarded(call: Callable[[], Any], inputs: dict[str, Any], seconds: float, fin
             contextlib.redirect_stdout(_stream(text)),
             contextlib.redirect_stderr(_stream(text)),
             no_warnings(),
+            _no_unraisable(),
             deadline(seconds),
         ):
             result = call()
@@ -112,7 +115,7 @@ def describe(error: BaseException) -> str:
         text = " ".join(str(error)[: 10 * MESSAGE].split())
     except Exception:
         text = "(its message cannot be read)"
-    text = text if len(text) <= MESSAGE else text[:MESSAGE] + " ..."
+    text = one_line(text if len(text) <= MESSAGE else text[:MESSAGE] + " ...")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -177,3 +180,14 @@ def no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _no_unraisable() -> Iterator[None]:
+    """An interruption that hits a destructor cannot be raised there and is told to nobody: the next one is at hand."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda raised: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook

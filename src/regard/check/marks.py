@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from regard.check.adapt import adapt, name_of
+from regard.check.arguments import check_expected, check_subject
 from regard.check.contract import Contract
 from regard.check.registry import Property
 from regard.check.request import Sizes
@@ -86,6 +87,7 @@ def parametrize(
 
     Raises:
         TypeError: where ``subjects`` is no sequence of callables.
+        ValueError: for a property or reason that does not exist or says nothing.
     """
     import pytest
 
@@ -94,7 +96,9 @@ def parametrize(
     cases = []
     names = _distinct([name_of(subject) for subject in subjects])
     for subject, name in zip(subjects, names, strict=True):
+        check_subject(subject)
         which = suite or suite_of(subject)
+        check_expected(expected or {}, [prop.name for prop in chosen(which, (), thorough=True)])
         make = _once(subject, contract, suite=which, sizes=sizes, name=name, **options)
         for prop in chosen(which, only, thorough=thorough):
             reason = (expected or {}).get(prop.name)

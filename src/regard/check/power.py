@@ -14,6 +14,7 @@ from regard.check.adapt import CannotAdapt, adapt
 from regard.check.contract import REGARD
 from regard.check.guard import SubjectError
 from regard.check.registry import Property
+from regard.check.request import Sizes
 from regard.check.subject import Subject
 from regard.check.violation import Unsupported
 
@@ -28,7 +29,7 @@ SECONDS = 15.0
 def blind_spots(
     subject: Subject, mutants: Iterable[Mutant], ran: Sequence[Property], seed: int, *, seconds: float = SECONDS
 ) -> tuple[str, ...]:
-    """In words, each bug that the properties which ran would not catch at the sizes at which they ran.
+    """In words, each bug that the properties which ran would catch at the usual sizes and not at those of this run.
 
     The mutants themselves are put to the test, each with the property that it aims at and, where that passes it, with
     the others: one head cannot show the scale of all heads, nor a single sequence the mask of another.
@@ -50,17 +51,21 @@ def blind_spots(
         if isinstance(built, torch.nn.Module) != (subject.kind == "module"):
             continue
         order = [by_name[mutant.aims], *(prop for prop in ran if prop.name != mutant.aims)]
-        if not _caught(built, subject, order, seed, until):
+        if not _caught(built, subject, subject.sizes, order, seed, until) and _caught(
+            mutant.build(), subject, Sizes(), order, seed, until
+        ):
             unseen.append(mutant.says)
     return tuple(unseen)
 
 
-def _caught(built: object, subject: Subject, properties: Sequence[Property], seed: int, until: float) -> bool:
+def _caught(
+    built: object, subject: Subject, at: Sizes, properties: Sequence[Property], seed: int, until: float
+) -> bool:
     try:
-        adapted = adapt(built, replace(REGARD, float_mask="added"), sizes=subject.sizes)
+        adapted = adapt(built, replace(REGARD, float_mask="added"), sizes=at)
     except CannotAdapt:
         return True
-    adapted.limited_to(subject)
+    adapted.limited_to(subject, sizes=at == subject.sizes)
     for prop in properties:
         if time.monotonic() > until:
             return True

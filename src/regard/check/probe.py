@@ -22,6 +22,7 @@ __all__ = [
     "changed",
     "empty_request",
     "empty_ways",
+    "leaves",
     "masked",
     "pattern",
     "reads",
@@ -76,7 +77,9 @@ def pattern(subject: Subject, reach: str, request: Request, seed: int = 0) -> Te
     generator = torch.Generator().manual_seed(100 + seed)
     shape = (batch, heads if reach == "per head" else 1, request.query_len, request.key_len)
     order = torch.rand(shape, generator=generator).argsort(-1)
-    keep = order < max(1, request.key_len // 2)
+    # A module shows what any of its heads reads: with half of the keys each, they would read them all together.
+    together = isinstance(subject, ModuleSubject) and reach == "per head"
+    keep = order < (1 if together else max(1, request.key_len // 2))
     return keep.to(request.query.device)
 
 
@@ -148,3 +151,14 @@ def unread_request(subject: Subject, at: Sizes, seed: int = 6) -> Request:
         return masked(subject, request, allowed)
     except Unsupported:
         return masked(subject, request, allowed.expand(request.query.shape[0], -1, -1, -1))
+
+
+def leaves(request: Request, dtype: torch.dtype | None = None) -> tuple[Request, dict[str, Tensor]]:
+    """The request on tensors that require gradients, and these tensors by name."""
+    fresh = request.map(lambda t: t.detach().to(dtype or t.dtype).clone().requires_grad_())
+    found = {"query": fresh.query}
+    if fresh.tied != "qkv":
+        found["key"] = fresh.key
+    if fresh.tied == "none":
+        found["value"] = fresh.value
+    return fresh, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -18,8 +19,8 @@ __all__ = ["Property", "all_properties", "near", "property_"]
 _REGISTERED: dict[str, Property] = {}
 
 ORDER = (
-    "Answers", "Numbers", "Algebra", "Sequences and heads", "Masks", "Empty rows", "Causality", "Weights", "Gradients",
-    "Training and dropout", "Compiler",
+    "Answers", "Numbers", "Any sizes", "Algebra", "Sequences and heads", "Masks", "Empty rows", "Causality", "Weights",
+    "Gradients", "Training and dropout", "Compiler",
 )  # fmt: skip
 """Groups in the order in which they run: what explains other failures comes first."""
 
@@ -78,16 +79,25 @@ def property_(
     def register(function: Callable[[Any, Sizes, int], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def alone(subject: Any, at: Sizes | None = None, seed: int = 0, **options: Any) -> None:
-            adapted = _adapted(subject, suite, **options)
-            for need in needs:
-                adapted.require(need)
-            function(adapted, at or adapted.sizes, seed)
+            with _around(subject):
+                adapted = _adapted(subject, suite, **options)
+                for need in needs:
+                    adapted.require(need)
+                function(adapted, at or adapted.sizes, seed)
 
         name = function.__name__.removeprefix("check_")
         _REGISTERED[name] = Property(name, alone, suite, group, rows, needs, essential, thorough)
         return alone
 
     return register
+
+
+def _around(subject: Any) -> contextlib.AbstractContextManager[None]:
+    """Everybody's state is put back after a property that is called alone; after a whole check, check() does it."""
+    from regard.check.state import global_state
+    from regard.check.subject import Subject
+
+    return contextlib.nullcontext() if isinstance(subject, Subject) else global_state()
 
 
 def _adapted(subject: Any, suite: str, **options: Any) -> Subject:

@@ -12,8 +12,15 @@ from regard.check.contract import WORDS, Contract
 
 __all__ = ["Report", "Result"]
 
-Status = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
-MARKS: dict[Status, str] = {"passed": "ok  ", "failed": "FAIL", "skipped": "--  ", "xfailed": "xf  ", "xpassed": "XP  "}
+Status = Literal["passed", "failed", "skipped", "xfailed", "xpassed", "error"]
+MARKS: dict[Status, str] = {
+    "passed": "ok  ",
+    "failed": "FAIL",
+    "skipped": "--  ",
+    "xfailed": "xf  ",
+    "xpassed": "XP  ",
+    "error": "??  ",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,8 @@ class Result:
 
     Args:
         name: of the property, without ``check_``.
-        status: "passed", "failed", "skipped"; "xfailed" where a failure was expected, "xpassed" where it did not come.
+        status: "passed", "failed", "skipped"; "xfailed" where a failure was expected, "xpassed" where it did not come;
+            "error" where the check itself could not work the property out.
         group: the heading it stands under.
         message: what is wrong, or why it was skipped.
         bug: the bug that the property catches, from its documentation.
@@ -150,7 +158,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """The last line: counts, time and OK, FAILED or NOT ENOUGH TESTED."""
-        names: tuple[Status, ...] = ("passed", "failed", "skipped", "xfailed", "xpassed")
+        names: tuple[Status, ...] = ("passed", "failed", "skipped", "xfailed", "xpassed", "error")
         counts = [f"{len(found)} {name}" for name in names if (found := self.having(name)) or name in names[:3]]
         end = "FAILED" if self.failures else f"NOT ENOUGH TESTED: {self.untested}" if self.untested else "OK"
         return f"{', '.join(counts)} in {self.seconds:.1f} s: {end}"

@@ -14,7 +14,7 @@ from regard import __version__
 from regard.check.budget import grade, naive
 from regard.check.contract import HAZARDS, WORDS
 from regard.check.diagnose import Elsewhere, Suspects
-from regard.check.guard import SubjectError
+from regard.check.guard import SubjectError, describe
 from regard.check.registry import Property, all_properties, near
 from regard.check.report import Report, Result
 from regard.check.repro import snippet
@@ -29,8 +29,8 @@ Progress = Callable[[str, int, int], None]
 """Called with a property's name, its number and how many there are."""
 
 HANGS = 2  # calls that ran out of time before the rest is not run
+POSITIONS = {"order_of_keys_changes_nothing", "order_of_queries_is_kept"}
 SHARE = 0.3  # of the properties of a suite must have run, or too little was tested
-GROUP_OF_CALLS = "Calling"
 
 
 def chosen(suite: str, only: Sequence[str], *, thorough: bool) -> tuple[Property, ...]:
@@ -86,7 +86,7 @@ def run_properties(
     ran = {result.name for result in results if result.status in ("passed", "xpassed")}
     clean = not any(result.status == "failed" for result in results)
     blind: tuple[str, ...] = ()
-    if clean and complete and suite == "attention" and subject.sizes != subject.usual:
+    if clean and complete and suite == "attention" and _chosen_sizes(subject):
         from regard.check.power import blind_spots
 
         blind = blind_spots(subject, _mutants(suite), [prop for prop in properties if prop.name in ran], seed)
@@ -98,13 +98,21 @@ def run_properties(
         contract=subject.contract,
         declared=subject.declared,
         results=tuple(results),
-        warnings=tuple(_warnings(subject)),
+        warnings=tuple(_warnings(subject, results)),
         grades=_grades(subject, seed) if suite == "attention" and clean else {},
         blind=blind,
-        untested=_untested(subject, properties, results) if complete else "",
+        untested=_untested(properties, results, complete=complete),
         seconds=time.monotonic() - began,
         versions=versions(),
     )
+
+
+def _chosen_sizes(subject: Subject) -> bool:
+    """Whether its sizes are other than the usual ones; a module's heads and widths are its own."""
+    at, usual = subject.sizes, Sizes()
+    if subject.kind == "module":
+        return (at.batch, at.query_len) != (usual.batch, usual.query_len)
+    return at != usual
 
 
 def versions() -> str:
@@ -138,8 +146,9 @@ def _run_one(
     except (Violation, SubjectError) as error:
         violation = error if isinstance(error, Violation) else Violation(f"raises {error}", request=subject.last)
     except Exception as error:
-        # Whatever a subject returns must not stop the check of the others: it is shown as what it is.
-        violation = Violation(f"the property could not be worked out: {type(error).__name__}: {error}")
+        # A fault of the check must not stop it, nor be blamed on the subject.
+        said = f"the property could not be worked out: {describe(error)}"
+        return Result(status="error", message=said, seconds=time.monotonic() - began, **common)
     else:
         seconds = time.monotonic() - began
         if prop.name in expected:
@@ -183,13 +192,16 @@ def _shown(subject: Subject, sizes: Sizes) -> str:
     return str(sizes)
 
 
-def _warnings(subject: Subject) -> list[str]:
+def _warnings(subject: Subject, results: Sequence[Result]) -> list[str]:
     found = []
     for field in fields(subject.contract):
         value = getattr(subject.contract, field.name)
         hazard = HAZARDS.get((field.name, value)) if isinstance(value, str) else None
         if hazard is not None and getattr(subject.declared, field.name) is None:
             found.append(f"{WORDS[field.name, value]}: {hazard}")
+    failed = {result.name for result in results if result.status == "failed"}
+    if failed & POSITIONS and subject.declared.positional is None:
+        found.append("where the order of the keys is meant to matter, declare it: Contract(positional=True)")
     return found + subject.notes
 
 
@@ -206,7 +218,7 @@ def _grades(subject: Subject, seed: int) -> dict[str, tuple[float, float]]:
         for size in (1.0, 3.0):
             request: Request = subject.make(at, seed, size=size, dtype=dtype)
             try:
-                output = subject.ask(request).output.detach()
+                output = subject.numbers(request).detach()
                 truth = subject.truth(request)
                 pairs.append((grade(output, truth, dtype), grade(subject.yardstick(naive, request), truth, dtype)))
             except (SubjectError, Violation, Unsupported):
@@ -216,9 +228,16 @@ def _grades(subject: Subject, seed: int) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _untested(subject: Subject, properties: Sequence[Property], results: Sequence[Result]) -> str:
+def _untested(properties: Sequence[Property], results: Sequence[Result], *, complete: bool) -> str:
     """Why what ran is too little to say that the subject is right; empty where it is enough."""
+    broken = [result.name for result in results if result.status == "error"]
+    if broken:
+        return f"{broken[0]} could not be worked out, which is a fault of the check"
     skipped = {result.name: result.message for result in results if result.status == "skipped"}
+    if not complete:
+        return (
+            "" if len(skipped) < len(results) else f"nothing that was asked for applies: {next(iter(skipped.values()))}"
+        )
     missing = [prop.name for prop in properties if prop.essential and prop.name in skipped]
     if missing:
         return f"{missing[0]} was skipped: {skipped[missing[0]]}"

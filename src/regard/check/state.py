@@ -151,8 +151,13 @@ def kept(note: Callable[[str], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def global_state() -> Iterator[None]:
     """Put it all back after a whole check: backward passes and lazy imports change it outside of guarded calls."""
-    with random_state(), warnings.catch_warnings(), kept(lambda said: None):
-        yield
+    trace = sys.gettrace()
+    try:
+        with random_state(), warnings.catch_warnings(), kept(lambda said: None):
+            yield
+    finally:
+        if sys.gettrace() is not trace:
+            sys.settrace(trace)
 
 
 @contextlib.contextmanager

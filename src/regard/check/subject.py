@@ -50,6 +50,7 @@ class Subject(abc.ABC):
         self.notes: list[str] = []
         self.last: Request | None = None
         self._reasons: dict[str, str | None] = {}
+        self._limit: Subject | None = None
         self._calls = 0
 
     # -- what an adapter provides ----------------------------------------------------------------------------------
@@ -129,8 +130,14 @@ class Subject(abc.ABC):
                 raise Unsupported(str(error)) from error
             raise Violation(f"raises {error}" if error.kind == "raised" else str(error), request=request) from error
 
+    def numbers(self, request: Request, *, seed: int | None = None) -> Tensor:
+        """What :meth:`truth` is compared with: the output, unless an adapter looks closer."""
+        return self.answers(request, seed=seed).output
+
     def fits(self, at: Sizes) -> Sizes:
         """These sizes; :class:`Unsupported` where a plain call of them raises, as kernels for few sizes honestly do."""
+        if self._limit is not None:
+            self._limit.fits(at)
         key = f"sizes {at}"
         if key not in self._reasons:
             try:
@@ -174,9 +181,11 @@ class Subject(abc.ABC):
         if reason is not None:
             raise Unsupported(reason)
 
-    def limited_to(self, other: Subject) -> None:
-        """Offer nothing that another subject was found not to offer."""
-        self._reasons |= {feature: reason for feature, reason in other._reasons.items() if reason is not None}
+    def limited_to(self, other: Subject, *, sizes: bool) -> None:
+        """Offer nothing that another subject was found not to offer, and with ``sizes`` none that it cannot take."""
+        reasons = {feature: reason for feature, reason in other._reasons.items() if reason is not None}
+        self._reasons |= {feature: reason for feature, reason in reasons.items() if not feature.startswith("sizes ")}
+        self._limit = other if sizes else None
 
     def supports(self, feature: str) -> bool:
         """Whether the feature is offered."""

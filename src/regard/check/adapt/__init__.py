@@ -10,19 +10,19 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from regard.check.adapt.construct import CannotAdapt, construct, tried
 from regard.check.adapt.copies import own
 from regard.check.adapt.function import LAYOUTS, FunctionSubject
 from regard.check.adapt.module import ModuleSubject
+from regard.check.adapt.modules import find_module_layout
 from regard.check.adapt.names import Parameters
-from regard.check.adapt.projections import Projections
 from regard.check.contract import Contract
 from regard.check.guard import SubjectError
-from regard.check.request import Request, Sizes
+from regard.check.request import Sizes
 from regard.check.subject import Subject
-from regard.check.violation import Unsupported, Violation
+from regard.check.violation import Violation
 
 __all__ = ["CannotAdapt", "adapt", "compiled", "name_of"]
 
@@ -229,62 +229,5 @@ def _module(module: nn.Module, name: str, declared: Contract, options: dict[str,
     subject = ModuleSubject(module, name, parameters, declared, **options)
     if subject.width == 0:
         raise CannotAdapt(f"{name}: its width was not found; name it embed_dim, d_model or d_in")
-    _find_module_layout(subject, sizes)
+    find_module_layout(subject, sizes)
     return subject
-
-
-def _find_module_layout(subject: ModuleSubject, sizes: Sizes | None) -> None:
-    inner = getattr(subject.module, "_orig_mod", subject.module)
-    batch_first = getattr(inner, "batch_first", None)
-    given = subject.declared.layout
-    layouts = (given,) if given else ("LBE",) if batch_first is False else ("BLE", "LE")
-    at = replace(sizes or Sizes(), heads=subject.heads, kv_heads=subject.heads)
-    errors = {}
-    for layout in layouts:
-        subject.layout = layout or "BLE"
-        called = replace(at, batch=1) if layout == "LE" else at
-        try:
-            subject.ask(subject.make(called, seed=1))
-        except (SubjectError, Violation) as error:
-            errors[subject.layout] = str(error)
-            continue
-        subject.sizes = called
-        subject.contract = replace(subject.contract, layout=cast(Any, subject.layout))
-        _find_heads(subject)
-        return
-    raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
-
-
-def _find_heads(subject: ModuleSubject) -> None:
-    """How the projections divide into heads, by comparing the answer with the definition.
-
-    A fused projection is read as q|k|v, or head by head where that agrees with what the module answers; where nothing
-    says how many heads there are, every number of them is tried.
-    """
-    p = subject.projections
-    if isinstance(p, str) or (subject.heads_known and not p.fused):
-        return
-    request = subject.make(subject.sizes, seed=1)
-    output = subject.ask(request).output.detach().double()
-    rows = p.q[0].shape[0]
-    numbers = [subject.heads] if subject.heads_known else [n for n in range(1, rows + 1) if rows % n == 0]
-    for heads in numbers:
-        for candidate in (p, p.arranged("head by head", heads)) if p.fused and rows % heads == 0 else (p,):
-            if _agrees(subject, candidate, heads, request, output):
-                return
-    subject.projections, subject.heads = p, numbers[0]
-    if not subject.heads_known:
-        subject.notes.append("its number of heads was not found, and is taken to be 1: declare Contract(heads=)")
-
-
-def _agrees(subject: ModuleSubject, candidate: Projections, heads: int, request: Request, output: Tensor) -> bool:
-    subject.projections, subject.heads = candidate, heads
-    subject.sizes = replace(subject.sizes, heads=heads, kv_heads=heads)
-    for causal in (False, True):
-        try:
-            truth = subject.truth(request.but(causal=causal))
-        except Unsupported:
-            return False
-        if bool(((output - truth).abs() <= 0.01 * truth.abs().max()).all()):
-            return True
-    return False

@@ -17,7 +17,7 @@ REACHES = ("uniform", "per sequence", "per head")
 SHAPES: dict[str, tuple[str, ...]] = {
     "uniform": ("LS", "11LS", "1LS"),
     "per sequence": ("B1LS", "BHLS", "BLS", "NLS"),
-    "per head": ("BHLS", "NLS", "1HLS"),
+    "per head": ("BHLS", "NLS"),
 }
 
 
@@ -56,7 +56,6 @@ def encode(allowed: Tensor, form: MaskForm, *, batch: int, heads: int, dtype: to
         "11LS": lambda: full[:1, :1],
         "B1LS": lambda: full[:, :1],
         "BHLS": lambda: full,
-        "1HLS": lambda: full[:1],
         "BLS": lambda: full[:, 0],
         "NLS": lambda: full.reshape(batch * heads, *full.shape[-2:]),
         "BS": lambda: full[:, 0, 0],

@@ -1,4 +1,4 @@
-"""Modules: on x, on x and a context, or on query, key and value; the float64 truth goes through their projections."""
+"""Modules: on x, on x and a context, or on query, key and value; how they are called."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.check.adapt.copies import copied, own
+from regard.check.adapt.copies import copied
 from regard.check.adapt.masks import MaskForm, encode, reach_of, spell_mask
 from regard.check.adapt.names import Parameters
 from regard.check.adapt.outputs import pick
+from regard.check.adapt.projected import Projected
 from regard.check.adapt.projections import Projections, find_projections
 from regard.check.contract import Contract
-from regard.check.definition import Core
 from regard.check.guard import describe
 from regard.check.request import Answer, Request, Sizes, restride
-from regard.check.subject import Subject
 from regard.check.violation import Unsupported
 
 __all__ = ["ModuleSubject"]
@@ -28,15 +26,15 @@ HEADS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "num_attention_head
 WIDTHS = ("embed_dim", "d_in", "d_model", "dim", "hidden_size", "n_embd", "emb_dim", "input_dim", "in_dim")
 
 
-class ModuleSubject(Subject):
+class ModuleSubject(Projected):
     """A module. Its request has one tensor where it reads x alone, two with a context, three for query, key, value.
 
     Args:
-        module: it; worked on as a copy where it can be copied.
+        module: it, or a copy of it, see :func:`regard.check.adapt.copies.own`: its mode and dropout are changed.
         name: in reports.
         parameters: of its forward.
         declared: the author's conventions.
-        options: device, dtype and seconds, see :class:`Subject`.
+        options: device, dtype and seconds, see :class:`regard.check.subject.Subject`.
     """
 
     kind = "module"
@@ -45,7 +43,7 @@ class ModuleSubject(Subject):
         self, module: nn.Module, name: str, parameters: Parameters, declared: Contract, **options: Any
     ) -> None:
         super().__init__(name, declared, **options)
-        self.module: nn.Module = own(module)
+        self.module = module
         self.parameters = parameters
         inner = getattr(self.module, "_orig_mod", self.module)
         self.projections: Projections | str = find_projections(inner)
@@ -57,6 +55,7 @@ class ModuleSubject(Subject):
         heads = declared.heads or self._heads(inner)
         self.heads_known = heads is not None
         self.heads = heads or 1
+        self.inside = False  # whether numbers are compared between the projections: there is more around them
         self._held = False
         self._copies: dict[torch.dtype, nn.Module] = {}
 
@@ -201,57 +200,6 @@ class ModuleSubject(Subject):
         elif self.layout == "LE":
             output = output[None]
         return Answer(output[:, None], weights if weights is None or weights.dim() == 4 else None)
-
-    @property
-    def out_width(self) -> int:
-        """The width of the output."""
-        if isinstance(self.projections, Projections):
-            return (self.projections.out or self.projections.v)[0].shape[0]
-        return self.width
-
-    # -- the truth -------------------------------------------------------------------------------------------------
-
-    def imagine(self, core: Core, request: Request) -> Tensor:
-        """Project in float64, let ``core`` attend, join the heads and project back."""
-        return self.join(core(self.split(request), self.contract))
-
-    def yardstick(self, core: Core, request: Request) -> Tensor:
-        """Projections and ``core`` in the precision of the request."""
-        dtype = request.query.dtype
-        return self.join(core(self.split(request, dtype), self.contract))
-
-    def split(self, request: Request, dtype: torch.dtype = torch.float64) -> Request:
-        """The queries, keys and values of single heads, (B, H, L, D)."""
-        p = self.projections
-        if isinstance(p, str):
-            raise Unsupported(f"its numbers cannot be compared with the definition: {p}")
-
-        def heads(t: Tensor, linear: Any, number: int) -> Tensor:
-            weight, bias = linear
-            bias = None if bias is None else bias.detach().to(dtype)
-            rows = F.linear(t[:, 0].to(dtype), weight.detach().to(dtype), bias)
-            split: Tensor = rows.unflatten(-1, (number, -1))  # (B, L, H * D) -> (B, L, H, D)
-            return split.transpose(1, 2)
-
-        width = p.q[0].shape[0] // self.heads
-        if p.q[0].shape[0] % self.heads or p.k[0].shape[0] % width:
-            raise Unsupported(f"its projections do not divide into {self.heads} heads: declare Contract(heads=)")
-        kv_heads = p.k[0].shape[0] // width
-        return request.but(
-            query=heads(request.query, p.q, self.heads),
-            key=heads(request.key, p.k, kv_heads),
-            value=heads(request.value, p.v, kv_heads),
-        )
-
-    def join(self, heads: Tensor) -> Tensor:
-        """(B, H, L, Dv) -> (B, 1, L, E)."""
-        assert isinstance(self.projections, Projections)
-        joined = heads.transpose(1, 2).flatten(2)  # (B, H, L, Dv) -> (B, L, H * Dv)
-        if self.projections.out is not None:
-            weight, bias = self.projections.out
-            bias = None if bias is None else bias.detach().to(joined.dtype)
-            joined = F.linear(joined, weight.detach().to(joined.dtype), bias)
-        return joined[:, None]
 
     def spell(self, request: Request) -> str:
         """The call, as text."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from regard.check.adapt.inside import strange_buffers
 
 __all__ = ["Projections", "find_projections"]
 
@@ -17,7 +19,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "v": ("v", "value", "values", "wv", "xv"),
     "qkv": ("qkv", "in", "cattn", "querykeyvalue", "wqkv", "kqv", "inproj"),
     "kv": ("kv", "wkv"),
-    "out": ("o", "out", "output", "wo", "c", "dense", "fc", "fcout", "unifyheads", "cproj", "outproj", "proj", ""),
+    "out": ("o", "out", "output", "wo", "c", "dense", "fc", "fcout", "unifyheads", "cproj", "outproj", "proj"),
 }
 
 Linear = tuple[Tensor, Tensor | None]
@@ -25,7 +27,11 @@ Linear = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Projections:
-    """Weights (rows, width) and biases (rows,) of q, k and v, all heads one after the other, and of the output."""
+    """Weights (rows, width) and biases (rows,) of q, k and v, all heads one after the other, and of the output.
+
+    ``layers`` names the linear layers of each role; ``strange`` are parameters and buffers whose part in the result is
+    not known.
+    """
 
     q: Linear
     k: Linear
@@ -34,6 +40,8 @@ class Projections:
     fused: bool = False
     heads: int | None = None
     arrangement: str = "q|k|v"
+    layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    strange: tuple[str, ...] = ()
 
     def arranged(self, how: str, heads: int) -> Projections:
         """The fused projection read another way: "head by head", q, k and v of one head before those of the next."""
@@ -50,7 +58,7 @@ class Projections:
 
             return rows_of(weight), None if bias is None else rows_of(bias)
 
-        return Projections(part(0), part(1), part(2), self.out, True, self.heads, how)
+        return replace(self, q=part(0), k=part(1), v=part(2), arrangement=how)
 
 
 def find_projections(module: nn.Module) -> Projections | str:
@@ -65,20 +73,35 @@ def find_projections(module: nn.Module) -> Projections | str:
         return "it has no parameters"
     if isinstance(module, nn.MultiheadAttention) and module.bias_k is None and not module.add_zero_attn:
         return _of_torch(module)
-    found: dict[str, list[Linear]] = {}
-    known: set[str] = set()
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D":
-            role = _role(name)
-            if role is None:
-                continue
-            weight = part.weight if isinstance(part, nn.Linear) else part.weight.T
-            found.setdefault(role, []).append((weight, part.bias))
-            known |= {f"{name}.weight", f"{name}.bias"}
-    strange = [name for name in parameters if name not in known]
-    if strange:
-        return f"it has parameters whose part in the result is not known: {', '.join(strange[:4])}"
-    return _assemble(found, module)
+    layers = _layers(module)
+    known = {f"{name}.{part}" for names in layers.values() for name in names for part in ("weight", "bias")}
+    strange = [name for name in parameters if name not in known] + strange_buffers(module)
+    parts = dict(module.named_modules())
+    found = _assemble({role: [_linear(parts[name]) for name in names] for role, names in layers.items()}, module)
+    return found if isinstance(found, str) else replace(found, layers=layers, strange=tuple(strange))
+
+
+def _layers(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Role -> the names of its linear layers; by their order where their names say nothing."""
+    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) or _conv(part)]
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        role = _role(name)
+        if role is not None:
+            found[role] = (*found.get(role, ()), name)
+    if not found and len(names) in (3, 4):
+        return {role: (name,) for role, name in zip(("q", "k", "v", "out"), names, strict=False)}
+    return found
+
+
+def _conv(part: nn.Module) -> bool:
+    """A linear layer that stores its weight the other way round, as GPT-2 does."""
+    return type(part).__name__ == "Conv1D"
+
+
+def _linear(part: nn.Module) -> Linear:
+    weight, bias = cast(Tensor, part.weight), cast("Tensor | None", part.bias)
+    return weight.T if _conv(part) else weight, bias
 
 
 def _of_torch(module: nn.MultiheadAttention) -> Projections:
@@ -93,13 +116,13 @@ def _of_torch(module: nn.MultiheadAttention) -> Projections:
 
 
 def _role(name: str) -> str | None:
-    """The role of a layer by the end of its name: "heads.3.W_q" -> "q", "to_out.0" -> "out"."""
-    words = [word for word in name.split(".") if not word.isdigit()]
-    plain = re.sub(r"[\d_]", "", words[-1].lower()) if words else ""
-    stripped = re.sub(r"^(to|w|linear|lin|attn|self)|(proj|projection|linear|lin|layer|transform|states|s)$", "", plain)
-    for role, names in NAMES.items():
-        if plain in names or stripped in names:
-            return role
+    """The role of a layer by its name, from the end: "heads.3.W_q" and "query.linear" -> "q", "to_out.0" -> "out"."""
+    for word in reversed([word for word in name.split(".") if not word.isdigit()]):
+        plain = re.sub(r"[\d_]", "", word.lower())
+        bare = re.sub(r"^(to|w|linear|lin|attn|self)|(proj|projection|linear|lin|layer|transform|states|s)$", "", plain)
+        for role, names in NAMES.items():
+            if plain in names or bare in names:
+                return role
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.check.mutants import behaviour, layout, masking, modules, precision, scores
+from regard.check.mutants import behaviour, dropping, layout, masking, modules, precision, scores
 from regard.check.mutants.mutant import MUTANTS, Mutant, as_function, as_module
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "as_function",
     "as_module",
     "behaviour",
+    "dropping",
     "layout",
     "masking",
     "modules",

@@ -211,3 +211,17 @@ def values_from_the_query(r: Request, contract: Contract) -> Tensor:
 def projection_shared(r: Request, contract: Contract) -> Tensor:
     """Taking the keys for the queries, where they are as many: one projection for both."""
     return define(r.but(query=grouped(r.key, r.query.shape[1], contract)) if r.query_len == r.key_len else r, contract)
+
+
+@mutant(aims="any_sizes")
+def sequences_beyond_four_repeated(r: Request, contract: Contract) -> Tensor:
+    """Treating the sequences beyond the fourth as if they were the first ones again."""
+    out = define(r, contract)
+    return out[torch.arange(out.shape[0], device=out.device) % 4] if out.shape[0] > 4 else out
+
+
+@mutant(aims="any_sizes")
+def wide_heads_cut(r: Request, contract: Contract) -> Tensor:
+    """Reading no more than 128 columns of a head."""
+    scale = scale_of(r)
+    return define(r.but(query=r.query[..., :128], key=r.key[..., :128], scale=scale), contract)

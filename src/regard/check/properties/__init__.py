@@ -11,6 +11,7 @@ from regard.check.properties.answers import *  # noqa: F403
 from regard.check.properties.causality import *  # noqa: F403
 from regard.check.properties.compiled import *  # noqa: F403
 from regard.check.properties.empty import *  # noqa: F403
+from regard.check.properties.fuzz import *  # noqa: F403
 from regard.check.properties.gradients import *  # noqa: F403
 from regard.check.properties.masks import *  # noqa: F403
 from regard.check.properties.modes import *  # noqa: F403

@@ -43,7 +43,7 @@ def check_rows_sum_to_one(subject: Subject, at: Sizes, seed: int) -> None:
     expect_near("output for values of 1", output, torch.ones_like(output), rounding(request, output), request=request)
 
 
-@property_(group=GROUP, needs=("function", "not causal"))
+@property_(group=GROUP, needs=("function", "order", "not causal"))
 def check_equal_keys_give_the_mean(subject: Subject, at: Sizes, seed: int) -> None:
     """If all keys are equal, every query gets the mean of the values.
 
@@ -62,7 +62,7 @@ def check_equal_keys_give_the_mean(subject: Subject, at: Sizes, seed: int) -> No
         expect_near("output for equal keys", output, want, rounding(request, request.value), request=request)
 
 
-@property_(group=GROUP, needs=("function", "not causal"))
+@property_(group=GROUP, needs=("function", "order", "not causal"))
 def check_one_huge_logit(subject: Subject, at: Sizes, seed: int) -> None:
     """A query with one score far above the others gets that key's value.
 
@@ -101,7 +101,7 @@ def check_linear_in_values(subject: Subject, at: Sizes, seed: int) -> None:
     expect_near("output for 2 V + W", output, 2 * outputs[0] + outputs[1], rounding(both, both.value), request=both)
 
 
-@property_(group=GROUP, needs=("function", "not causal"))
+@property_(group=GROUP, needs=("function", "order", "not causal"))
 def check_shift_of_keys_changes_nothing(subject: Subject, at: Sizes, seed: int) -> None:
     """One vector added to every key moves all scores of a query alike, and changes nothing.
 

@@ -80,6 +80,8 @@ def check_causal_alignment(subject: Subject, at: Sizes, seed: int) -> None:
     if subject.supports("causal lengths"):
         shapes += [replace(at, query_len=max(2, at.query_len - 2), key_len=at.key_len + 1)]
         shapes += [replace(at, query_len=at.query_len + 2, key_len=max(2, at.key_len - 1))]
+        if subject.contract.causal == "bottom-right":
+            shapes += [replace(at, query_len=1, key_len=19)]  # a step of decoding
     for sizes in shapes:
         request = subject.make(sizes, seed)
         request = request.but(causal=subject.contract.causal != "always")

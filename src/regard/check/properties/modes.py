@@ -6,9 +6,8 @@ import math
 
 import torch
 
-from regard.check.probe import changed
+from regard.check.probe import changed, leaves
 from regard.check.properties.algebra import rounding
-from regard.check.properties.gradients import leaves
 from regard.check.properties.weights import _requests
 from regard.check.registry import property_
 from regard.check.request import Sizes
@@ -16,6 +15,7 @@ from regard.check.subject import Subject
 from regard.check.violation import Violation, expect, expect_near, expect_same
 
 __all__ = [
+    "check_dropout_drops_weights",
     "check_dropout_gradient",
     "check_dropout_is_unbiased",
     "check_dropout_survives_a_round_trip",
@@ -86,10 +86,12 @@ def _active(subject: Subject, at: Sizes, seed: int, dtype: torch.dtype | None = 
 
 @property_(group=GROUP, rows=(28,), needs=("dropout",))
 def check_dropout_is_unbiased(subject: Subject, at: Sizes, seed: int) -> None:
-    """The mean over many dropout masks is the output without dropout, and the spread is that of dropped weights.
+    """The mean over many dropout masks is the output without dropout.
 
     Catches: weights that are dropped and not scaled up, or scaled by p and not 1 - p (apex PR #816).
     """
+    if subject.kind == "module":
+        subject.require("numbers")  # what is not linear after the weights has another mean
     request = _active(subject, at, seed)
     want = subject.answers(request.but(dropout=0.0)).output.detach().double()
     rounds = 300
@@ -100,6 +102,30 @@ def check_dropout_is_unbiased(subject: Subject, at: Sizes, seed: int) -> None:
     factor = float((draws.mean(0) * want).sum() / want.square().sum().clamp_min(1e-30))
     what = f"mean over {rounds} draws of a dropout of {RATE}, {factor:.1f} times the output without dropout"
     expect_near(what, draws.mean(0), want, within, request=request)
+
+
+@property_(group=GROUP, rows=(28,), needs=("dropout", "function"))
+def check_dropout_drops_weights(subject: Subject, at: Sizes, seed: int) -> None:
+    """Dropout acts on single weights: equal columns of values stay equal, and no two heads or sequences share it.
+
+    Catches: dropout on the output in place of the weights, and one draw that is broadcast over heads or sequences.
+    """
+    request = _active(subject, at, seed)
+    columns = request.value[..., :1].expand(request.value.shape).contiguous()
+    equal = request.but(value=columns, code=(*request.code, "v = v[..., :1].expand(v.shape).contiguous()"))
+    output = subject.answers(equal, seed=1).output
+    expect_near(
+        "columns of the output where those of the values are equal", output, output[..., :1].expand(output.shape),
+        rounding(request, output), request=equal,
+    )  # fmt: skip
+    if request.query.shape[:2].numel() < 4 or request.key_len < 4:
+        return
+    code = "q, k, v = (t[:1, :1].expand(t.shape) for t in (q, k, v))"
+    same = request.map(lambda t: t[:1, :1].expand(t.shape).contiguous(), code)
+    drawn = subject.answers(same, seed=1).output
+    for axis, name in ((0, "sequences"), (1, "heads")):
+        if drawn.shape[axis] > 1 and not bool(changed(drawn, drawn.narrow(axis, 0, 1).expand(drawn.shape)).any()):
+            raise Violation(f"all {name} drop the same weights: one draw is shared", request=same)
 
 
 @property_(group=GROUP, rows=(28,), needs=("dropout", "gradients", "float64"))

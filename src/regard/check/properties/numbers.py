@@ -35,7 +35,7 @@ GROUP = "Numbers"
 
 def compare(subject: Subject, request: Request, *, what: str = "output", slack: float = SLACK) -> None:
     """The answer is within the budget of the float64 definition on the same numbers."""
-    output = subject.answers(request).output
+    output = subject.numbers(request)
     truth = subject.truth(request)
     yardstick = subject.yardstick(naive, request)
     if request.padding is not None and request.tied == "qkv":
@@ -86,7 +86,7 @@ def check_custom_scale(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: the compiler that drops a custom scale (pytorch #174049), and a scale multiplied to the usual one.
     """
-    for scale in (0.05, 1.5):
+    for scale in (0.05, 1.5, 0.0):
         compare(subject, subject.make(at, seed).but(scale=scale), what=f"output with scale={scale}")
 
 
@@ -117,6 +117,10 @@ def check_half_precision(subject: Subject, at: Sizes, seed: int) -> None:
         for size in (1.0, 3.0):
             request = subject.make(at, seed, size=size, dtype=getattr(torch, name))
             compare(subject, request, what=f"output in {name}")
+        long = replace(at, batch=1, query_len=16, key_len=512) if subject.supports("lengths") else at
+        if subject.supports_sizes(long):
+            request = subject.make(long, seed, dtype=getattr(torch, name))
+            compare(subject, request, what=f"output in {name} for S = {long.key_len}")
 
 
 @property_(group=GROUP, needs=("float64", "numbers"))
@@ -168,9 +172,12 @@ def check_long_inputs(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: the last, partial block of keys left out, and parts merged by their mean and not by their log-sum-exp.
     """
-    lengths = (131, 257) if subject.supports("lengths") else (131, 131)
-    sizes = subject.fits(replace(at, batch=1, query_len=lengths[0], key_len=lengths[1]))
-    compare(subject, subject.make(sizes, seed, size=2.0), what=f"output for S = {lengths[1]}")
+    lengths = ((131, 257), (33, 1029), (1029, 33)) if subject.supports("lengths") else ((131, 131), (517, 517))
+    if subject.contract.causal == "always":
+        lengths = ((131, 131), (517, 517))
+    for sizes in fitting(subject, [replace(at, batch=1, query_len=q, key_len=k) for q, k in lengths]):
+        what = f"output for L = {sizes.query_len}, S = {sizes.key_len}"
+        compare(subject, subject.make(sizes, seed, size=2.0), what=what)
 
 
 @property_(group=GROUP, needs=("bias", "numbers"))

@@ -54,7 +54,7 @@ def check_heads_are_independent(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: heads viewed without a transpose, which trained normally in FuxiCTR #30, and softmaxes over the heads.
     """
-    at = replace(at, heads=max(2, at.heads), kv_heads=max(2, at.heads))
+    at = subject.fits(replace(at, heads=max(2, at.heads), kv_heads=max(2, at.heads)))
     request = subject.make(at, seed)
     before = subject.answers(request).output
     for h in range(at.heads):
