@@ -112,6 +112,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
 """Mutant -> other names that a report may give it -> why they are right too."""
 
 NEEDS: dict[str, str] = {
+    "gradient numbers": "gradients that can be compared with the definition's",
     "any mask": "an argument for a mask or for padding",
     "base": "a constructor that takes the base",
     "batch": "more than one sequence a call",
@@ -162,13 +163,16 @@ SHARED: dict[str, str] = {
     "Weights": "it says that asking for the weights is the cause",
     "Gradients": "whatever is wrong in the output is wrong in the gradient; it is there for what the output hides",
     "Training and dropout": "it is asked in the other mode of a module",
+    "many_sizes": "it is a longer form of any_sizes, and runs only where it is asked for (`thorough=True`)",
+    "very_long_inputs": "it is a longer form of long_inputs, and runs only where it is asked for (`thorough=True`)",
+    "Any sizes": "its sizes are not those of its author's tests",
     "Compiler": "it runs only where it is asked for (`thorough=True`), and this record does not ask",
     "table_formula": "it is the comparison with the formula, and asks for neither odd widths nor a sum",
     "rotary_angles": "it is the comparison with the formula, and asks for no far positions",
-    "the table": "it names one cause, where the comparison with the formula says that the table is another",
-    "the sum": "it is asked of the sum, where the table may be right",
-    "the rotation": "it holds whatever pairing and base are meant: no convention has to be known",
-    "what comes back": "it names one cause, where the comparison of angles says that they are others",
+    "Table": "it names one cause, where the comparison with the formula says that the table is another",
+    "Sum": "it is asked of the sum, where the table may be right",
+    "Rotation": "it holds whatever pairing and base are meant: no convention has to be known",
+    "What comes back": "it names one cause, where the comparison of angles says that they are others",
 }
 """Property or group -> why a property is kept whose every mutant another property kills too."""
 

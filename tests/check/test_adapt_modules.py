@@ -267,8 +267,7 @@ class TakesAnything(Base):
 
 
 REFUSED = {
-    NeedsMore: "NeedsMore(temperature=): no value for it is known; pass an instance, or a function that makes one: "
-    "regard.check(NeedsMore(...))",
+    NeedsMore: "NeedsMore(temperature=): no value for it is known; pass an instance: regard.check(NeedsMore(...))",
     Refuses: "Refuses(d_model=24, num_heads=3) raises RuntimeError: not today; pass an instance: "
     "regard.check(Refuses(...))",
     NeedsFrequencies: "NeedsFrequencies.forward(freqs_cis=): what it is for is not known; give it a default, or wrap "

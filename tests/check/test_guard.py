@@ -44,7 +44,6 @@ def everything() -> dict[str, object]:
         "anomaly": torch.is_anomaly_enabled(),
         "flash": torch.backends.cuda.flash_sdp_enabled(),
         "folder": os.getcwd(),  # noqa: PTH109
-        "recursion": sys.getrecursionlimit(),
         "handlers": list(logging.root.handlers),
         "collector": gc.isenabled(),
     }
@@ -63,7 +62,6 @@ CHANGES = {
     "changes numpy's handling of errors from {": lambda: np.seterr(all="raise"),
     "changes the handler of Ctrl-C": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     "changes the working directory from": lambda: os.chdir("/"),
-    "changes the recursion limit from": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1),
     "changes the handlers of the root logger": lambda: logging.root.addHandler(logging.NullHandler()),
     "changes the garbage collector from True to False": gc.disable,
     "seeds the global generator (torch.manual_seed(3))": lambda: torch.manual_seed(3),

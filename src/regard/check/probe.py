@@ -11,6 +11,7 @@ from torch import Tensor
 from regard.check.adapt.function import FunctionSubject
 from regard.check.adapt.masks import reach_of
 from regard.check.adapt.module import ModuleSubject
+from regard.check.definition import causal_mask
 from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
 from regard.check.violation import Unsupported
@@ -62,6 +63,8 @@ def reads(subject: Subject, request: Request, *, answer: Callable[[Request], Ten
 def visible(subject: Subject, allowed: Tensor, request: Request) -> Tensor:
     """``allowed`` as :func:`reads` would show it, (B, H or 1, L, S)."""
     heads = subject.heads if isinstance(subject, ModuleSubject) else request.query.shape[1]
+    if subject.contract.causal == "always":
+        allowed = allowed & causal_mask(request.query_len, request.key_len, None, device=allowed.device)
     shown = allowed.expand(request.query.shape[0], heads, request.query_len, request.key_len)
     if isinstance(subject, ModuleSubject):
         shown = shown.any(1, keepdim=True)
@@ -80,6 +83,8 @@ def pattern(subject: Subject, reach: str, request: Request, seed: int = 0) -> Te
     # A module shows what any of its heads reads: with half of the keys each, they would read them all together.
     together = isinstance(subject, ModuleSubject) and reach == "per head"
     keep = order < (1 if together else max(1, request.key_len // 2))
+    if subject.contract.causal == "always" and request.query_len == request.key_len:
+        keep = keep | torch.eye(request.query_len, dtype=torch.bool)  # its own key, so that no row is empty
     return keep.to(request.query.device)
 
 

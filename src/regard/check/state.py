@@ -123,7 +123,6 @@ _STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "numpy's handling of errors": (_numpy_errors, _set_numpy_errors),
     "the handler of Ctrl-C": (_interrupt, _set_interrupt),
     "the working directory": (_folder, _set_folder),
-    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the handlers of the root logger": (lambda: list(logging.root.handlers), _set_handlers),
     "the garbage collector": (gc.isenabled, _set_collector),
 }

@@ -31,6 +31,7 @@ KNOWN: dict[str, str] = {
     "scaled_dot_product_attention": "query, key, value, attn_mask=, dropout_p=, is_causal=, scale=, enable_gqa=",
 }
 AXES = {"BHLD": 4, "BLHD": 4, "NLD": 3, "BLE": 3, "LD": 2}
+MOST_LEFT = 8  # names that are worth listing
 COMPILING = 180.0  # seconds: the first calls of a compiled subject compile
 FALLBACK = (
     Sizes(heads=1),
@@ -91,6 +92,10 @@ def adapt(
         usual = found.sizes
     elif isinstance(found, FunctionSubject):
         usual = Sizes()
+    left = getattr(getattr(found, "parameters", None), "left", [])
+    if left:
+        shown = ", ".join(left[:MOST_LEFT]) + (" ..." if len(left) > MOST_LEFT else "")
+        found.notes.append(f"arguments whose use is not known were left at their defaults: {shown}")
     found.usual = usual if found.supports_sizes(usual) else found.sizes
     from regard.check.conventions import find_conventions
 
@@ -115,11 +120,13 @@ def _parameters(function: Callable[..., Any], name: str) -> Parameters:
     original = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(original, nn.Module):
         original = getattr(original, "_orig_mod", original).forward
-    known = KNOWN.get(getattr(original, "__name__", ""))
+    bound = original.keywords if isinstance(original, functools.partial) else {}
+    inner = original.func if isinstance(original, functools.partial) else original
+    known = KNOWN.get(getattr(inner, "__name__", ""))
     try:
-        if known is not None and not inspect.isfunction(inspect.unwrap(original)):
-            return Parameters(original, known)
-        return Parameters(original)
+        if known is not None and not inspect.isfunction(inspect.unwrap(inner)):
+            return Parameters(inner, known, bound=bound)
+        return Parameters(original, bound=bound)
     except (TypeError, ValueError):
         raise CannotAdapt(
             f"{name} tells no signature; wrap it: def {name}_(query, key, value, mask=None): ..."
@@ -164,9 +171,31 @@ def _by_position(parameters: Parameters) -> None:
 
 def _find_layout(subject: FunctionSubject, sizes: Sizes | None) -> None:
     """The layout whose answers agree with the definition; where none does, the first in which it can be called."""
+    p = subject.parameters
+    needed = any(p.signature.parameters[name].default is p.signature.empty for name in p.masks)
+    errors: dict[str, str] = {}
+    ran: list[tuple[bool, str, str | None, bool, Sizes]] = []
+    for everyone in (None, True, False) if needed else (None,):
+        subject.everyone = everyone
+        ran = _layouts_that_run(subject, sizes, errors) or ran
+        if any(each[0] for each in ran):
+            break
+    if not ran:
+        raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
+    # What takes a batch must be right with a batch: a softmax over axis 1 is right for single (L, D) inputs alone.
+    most = max(AXES[each[1]] for each in ran)
+    ran = [each for each in ran if AXES[each[1]] == most]
+    _, found, out_layout, arrays, at = next((each for each in ran if each[0]), ran[0])
+    subject.layout, subject.out_layout, subject.arrays, subject.sizes = found, out_layout, arrays, at
+    subject.contract = replace(subject.contract, layout=cast(Any, found))
+
+
+def _layouts_that_run(
+    subject: FunctionSubject, sizes: Sizes | None, errors: dict[str, str]
+) -> list[tuple[bool, str, str | None, bool, Sizes]]:
+    """Whether each agrees with the definition, layout of inputs and output, arrays or tensors, and sizes."""
     declared = subject.declared.layout
     ran: list[tuple[bool, str, str | None, bool, Sizes]] = []
-    errors: dict[str, str] = {}
     for at in (sizes,) if sizes else (Sizes(), *FALLBACK):
         for arrays, layout in itertools.product((False, True), (declared,) if declared else LAYOUTS):
             if arrays and ran:
@@ -180,14 +209,7 @@ def _find_layout(subject: FunctionSubject, sizes: Sizes | None) -> None:
                     break
         if ran:
             break
-    if not ran:
-        raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
-    # What takes a batch must be right with a batch: a softmax over axis 1 is right for single (L, D) inputs alone.
-    most = max(AXES[each[1]] for each in ran)
-    ran = [each for each in ran if AXES[each[1]] == most]
-    _, found, out_layout, arrays, at = next((each for each in ran if each[0]), ran[0])
-    subject.layout, subject.out_layout, subject.arrays, subject.sizes = found, out_layout, arrays, at
-    subject.contract = replace(subject.contract, layout=cast(Any, found))
+    return ran
 
 
 def _try(subject: FunctionSubject, at: Sizes, errors: dict[str, str]) -> bool | None:

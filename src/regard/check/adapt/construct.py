@@ -51,8 +51,8 @@ def construct(kind: type, seconds: float) -> Any:
             given[parameter.name] = wanted
         elif parameter.default is parameter.empty:
             raise CannotAdapt(
-                f"{kind.__name__}({parameter.name}=): no value for it is known; pass an instance, or a function that "
-                f"makes one: regard.check({kind.__name__}(...))"
+                f"{kind.__name__}({parameter.name}=): no value for it is known; pass an instance: "
+                f"regard.check({kind.__name__}(...))"
             )
 
     def make() -> Any:

@@ -45,6 +45,7 @@ class FunctionSubject(Subject):
         self.layout: str = "BHLD"
         self.out_layout: str | None = None  # where it is not the layout of the inputs
         self.arrays = False
+        self.everyone: bool | None = None
         self.place: int | None = None  # of the output among the tensors that come back
         self.forms: dict[str, MaskForm] = {}
         self.padding_form: MaskForm | None = None
@@ -148,12 +149,19 @@ class FunctionSubject(Subject):
             )
         return found | self._masks(request)
 
+    def _everyone(self, request: Request) -> Any:
+        """What a mask that must be given is where nobody asks for one: None, or all True or False."""
+        if self.everyone is None:
+            return None
+        shape = (request.query_len, request.key_len)
+        return self._array(torch.full(shape, self.everyone, dtype=torch.bool, device=request.query.device))
+
     def _masks(self, request: Request) -> dict[str, Any]:
         found: dict[str, Any] = {}
         batch, heads = request.query.shape[:2]
         for name in self.parameters.masks:
             if self.parameters.signature.parameters[name].default is self.parameters.signature.empty:
-                found[name] = None
+                found[name] = self._everyone(request)
         if request.mask is not None:
             form = self.forms[reach_of(request.mask)]
             mask = encode(request.mask, form, batch=batch, heads=heads, dtype=request.query.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["CONSTRUCTOR", "ROLES", "Parameters", "role_of"]
@@ -82,18 +82,25 @@ class Parameters:
         function: what is called.
         known: names in their order where the callable tells none (functions written in C).
         roles: the table of names.
+        bound: names that a partial has set, and that are therefore not ours to set.
 
     Attributes:
         by_role: role -> the first parameter with it.
         masks: every argument that takes a mask, in order.
         unknown: parameters that must be given and have no role.
+        left: parameters without a role that have a default, and are left at it.
         positional: names of those that may be given by position, in order.
         nameless: those that may be given by position alone.
         takes_any: whether it takes ``**kwargs``.
     """
 
     def __init__(
-        self, function: Callable[..., Any], known: str | None = None, roles: dict[str, tuple[str, ...]] = ROLES
+        self,
+        function: Callable[..., Any],
+        known: str | None = None,
+        roles: dict[str, tuple[str, ...]] = ROLES,
+        *,
+        bound: Collection[str] = (),
     ) -> None:
         if known is not None:
             self.signature = inspect.signature(signature_from(known))
@@ -102,10 +109,13 @@ class Parameters:
         self.by_role: dict[str, inspect.Parameter] = {}
         self.masks: list[str] = []
         self.unknown: list[str] = []
+        self.left: list[str] = []
         self.positional: list[str] = []
         self.nameless: list[str] = []
         self.takes_any = False
         for parameter in self.signature.parameters.values():
+            if parameter.name in bound:
+                continue
             if parameter.kind is parameter.VAR_KEYWORD:
                 self.takes_any = True
             elif parameter.kind is parameter.VAR_POSITIONAL:
@@ -122,6 +132,8 @@ class Parameters:
                     self.by_role[role] = parameter
                 elif role is None and parameter.default is _EMPTY:
                     self.unknown.append(parameter.name)
+                elif role is None:
+                    self.left.append(parameter.name)
 
     def __contains__(self, role: str) -> bool:
         return role in self.by_role

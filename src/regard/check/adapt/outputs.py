@@ -47,8 +47,9 @@ def pick(
         raise Violation(f"output: shape {got}, expected {shape}", got=got, wanted=shape)
     if map_shape is None:
         return output, None
-    weights = next((t for t in tensors if t is not output and tuple(t.shape[-2:]) == map_shape and t.dim() > 1), None)
-    return output, weights
+    # The last one: a bias of positions that comes back too stands before the weights.
+    maps = [t for t in tensors if t is not output and tuple(t.shape[-2:]) == map_shape and t.dim() > 1]
+    return output, maps[-1] if maps else None
 
 
 def place_of(raw: Any, shape: tuple[int, ...]) -> int | None:

@@ -137,10 +137,7 @@ class PlaceSubject(Subject):
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
             if role is None and parameter.default is parameter.empty:
-                raise CannotAdapt(
-                    f"{self.name}({parameter.name}=): no value for it is known; pass an instance, or a function that "
-                    f"makes one"
-                )
+                raise CannotAdapt(f"{self.name}({parameter.name}=): no value for it is known; pass an instance")
             if role is not None and (role not in found or parameter.default is parameter.empty):
                 found.setdefault(role, parameter.name)
         return found
