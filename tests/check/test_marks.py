@@ -79,6 +79,9 @@ def test_what_pytest_makes_of_it(tmp_path):
     assert outcome("test_unexpected[attention-matches_definition]") == "FAILED"
     assert outcome("test_two_of_a_name[same0-matches_definition]") == "PASSED"
     assert outcome("test_two_of_a_name[same1-matches_definition]") == "PASSED"
+    # What failed and how to see it again, and not how it was found.
+    assert "properties.check_matches_definition(unscaled, " in done.stdout
+    assert "violation.py" not in done.stdout
     assert "it has no argument for a scale" in done.stdout
     assert "no scale, on purpose" in done.stdout
     assert "[XPASS(strict)] mended since" in done.stdout

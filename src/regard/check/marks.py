@@ -9,12 +9,13 @@ from regard.check.adapt import adapt, name_of
 from regard.check.arguments import check_expected, check_subject
 from regard.check.contract import Contract
 from regard.check.registry import Property
+from regard.check.repro import snippet
 from regard.check.request import Sizes
 from regard.check.runner import chosen
 from regard.check.state import global_state, one_thread
 from regard.check.subject import Subject
 from regard.check.suites import suite_of
-from regard.check.violation import Unsupported
+from regard.check.violation import Unsupported, Violation
 
 __all__ = ["PropertyTest", "parametrize"]
 
@@ -36,15 +37,21 @@ class PropertyTest:
         self.sizes = sizes
 
     def __call__(self) -> None:
-        """Run the property."""
+        """Run the property; a failure shows what is wrong and how to see it again, not how it was found."""
+        __tracebackhide__ = True
         import pytest
 
         with global_state(), one_thread():
             subject = self.make()
+            at = self.sizes or subject.sizes
             try:
-                self.property.run(subject, self.sizes or subject.sizes, self.seed)
+                self.property.run(subject, at, self.seed)
             except Unsupported as reason:
                 pytest.skip(str(reason))
+            except Violation as violation:
+                subject.origin = subject.origin or f"# {subject.name}: the subject of this test"
+                repro = snippet(subject, violation, self.property.name, at, self.seed)
+                raise AssertionError(f"{self.property.name}: {violation}\n\n{repro}") from None
 
     def __repr__(self) -> str:
         return f"PropertyTest({self.property.name})"

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from regard.check.child import is_out_of_memory
-from regard.check.course import conduct, layers
+from regard.check.course import layers
 from regard.check.course.compare import expect_alive, expect_golden, expect_near, expect_shape
 from regard.check.course.conduct import some
 from regard.check.course.definition import Heads, candidates, several_heads_of
+from regard.check.course.every_layer import of_every_layer
 from regard.check.course.registry import Check, check, lose
 from regard.check.course.subject import Subject
 
@@ -164,16 +165,6 @@ def indivisible(subject: Subject) -> None:
 
 @layer(
     points=1,
-    asks="an output whose positions are permuted as those of the input are",
-    hint="does anything in your layer know where a position stands?",
-)
-def permutation(subject: Subject) -> None:
-    """A view that cuts across positions and heads; mixing along the batch."""
-    layers.expect_equivariance(subject, subject.layer(NAME, *SIZES), SIZES[0])
-
-
-@layer(
-    points=1,
     asks="float16 and bfloat16 with a mask: the same dtype out, finite, as exact as the dtype is",
     hint="what is the largest number of float16, and what do you fill masked scores with?",
 )
@@ -187,47 +178,4 @@ def _half(subject: Subject) -> tuple[nn.Module, int, Heads | None]:
     return made, SIZES[0], heads
 
 
-@layer(
-    points=1,
-    asks="a finite output that reads nothing, where the mask allows no key",
-    hint="what does a softmax make of a row in which all scores are the same?",
-)
-def empty_row(subject: Subject) -> None:
-    """A fully masked row that attends to everything, or is NaN."""
-    layers.expect_empty_row(subject, subject.layer(NAME, *SIZES), SIZES[0])
-
-
-@layer(
-    points=1,
-    asks="the same output for the same input in eval mode",
-    hint="what does F.dropout do unless it is told that the layer is not training?",
-)
-def steady(subject: Subject) -> None:
-    """Dropout, or other randomness, that eval() does not turn off."""
-    layers.expect_steady(subject, subject.layer(NAME, *SIZES), SIZES[0])
-
-
-@layer(points=1, asks="what its docstring promises to return", hint="")
-def promised_weights(subject: Subject) -> None:
-    """The docstring promises weights, and the output alone is returned."""
-    made = subject.layer(NAME, *SIZES)
-    conduct.expect_promised_weights(subject.call(made, some(2, 5, SIZES[0])), type(made).forward, type(made))
-
-
-@layer(points=1, asks="the input and the mask to stay as they were", hint="")
-def inputs_untouched(subject: Subject) -> None:
-    """Scaling, filling or inverting in place."""
-    inputs = (some(2, 5, SIZES[0]), conduct.checkered(5))
-    conduct.expect_inputs_untouched(subject, subject.layer(NAME, *SIZES), inputs, (2, 5, SIZES[2]))
-
-
-@layer(points=1, asks="gradients that reach the input and every parameter", hint="")
-def gradients(subject: Subject) -> None:
-    """A way out of autograd; heads in a plain list, which no optimiser sees."""
-    layers.expect_gradients(subject, subject.layer(NAME, *SIZES), SIZES[0])
-
-
-@layer(points=1, asks="nothing to be printed", hint="a print left over from looking for a mistake?")
-def quiet(subject: Subject) -> None:
-    """Printing while the layer is made or runs."""
-    layers.expect_quiet_layer(subject, NAME, SIZES, (2, 5, SIZES[2]))
+of_every_layer(layer, NAME, SIZES)
