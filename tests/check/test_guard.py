@@ -60,7 +60,8 @@ CHANGES = {
     "changes the precision of matrix products from highest": lambda: torch.set_float32_matmul_precision("medium"),
     "changes which kernels torch may use": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "changes numpy's handling of errors from {": lambda: np.seterr(all="raise"),
-    "changes the handler of Ctrl-C": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    # Not SIG_IGN: what runs in the background of a shell ignores Ctrl-C already.
+    "changes the handler of Ctrl-C": lambda: signal.signal(signal.SIGINT, lambda *_: None),
     "changes the working directory from": lambda: os.chdir("/"),
     "changes the handlers of the root logger": lambda: logging.root.addHandler(logging.NullHandler()),
     "changes the garbage collector from True to False": gc.disable,
