@@ -244,6 +244,9 @@ def test_what_stands_behind_the_output_projection_plays_no_part():
     assert "matches_definition" in {result.name for result in report.having("passed")}
     skipped = {result.name: result.message for result in report.having("skipped")}
     assert skipped["gradients_match"] == "its gradients pass through more than its projections"
+    # What was compared instead is told.
+    assert "its numbers are compared between its projections: there is more around them" in report.warnings
+    assert "parts whose share is not known change nothing between the projections: gamma" in report.warnings
 
 
 class NeedsMore(OnX):

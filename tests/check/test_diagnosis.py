@@ -169,7 +169,7 @@ def test_the_snippet_reproduces_the_failure(reports: dict[str, Any], name: str) 
         given = {reports[name].subject: subject}
         with pytest.raises(AssertionError) as error:
             exec(compile(result.repro.replace("print(output)", "str(output)"), "snippet", "exec"), given)
-        assert str(error.value).partition(":")[0] in result.message or result.sizes
+        assert isinstance(error.value, regard.check.Violation)
 
 
 def test_a_single_head_hides_bugs_and_the_report_says_which() -> None:
@@ -188,5 +188,3 @@ def test_halves_are_graded() -> None:
     grades = regard.check(torch.nn.functional.scaled_dot_product_attention).grades
     own, naive = grades["bfloat16"]
     assert 1.0 <= own < 1.5 < naive
-    text = str(regard.check(unscaled, Contract(), only=["half_precision"]))
-    assert "correct" not in text

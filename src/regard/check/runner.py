@@ -77,7 +77,7 @@ def run_properties(
         progress: told before each property.
         complete: whether this is the whole suite, so that "enough was tested" has a meaning.
     """
-    suspects = Suspects(subject, _mutants(suite), seed) if suite == "attention" else Elsewhere(subject, suite)
+    suspects = Suspects(subject, _mutants(), seed) if suite == "attention" else Elsewhere(subject, suite)
     results = []
     for n, prop in enumerate(properties):
         if progress is not None:
@@ -89,7 +89,7 @@ def run_properties(
     if clean and complete and suite == "attention" and _chosen_sizes(subject):
         from regard.check.power import blind_spots
 
-        blind = blind_spots(subject, _mutants(suite), [prop for prop in properties if prop.name in ran], seed)
+        blind = blind_spots(subject, _mutants(), [prop for prop in properties if prop.name in ran], seed)
     return Report(
         subject=subject.name,
         kind=subject.kind,
@@ -126,7 +126,7 @@ def _sizes(subject: Subject) -> str:
     return str(subject.sizes)
 
 
-def _mutants(suite: str) -> Sequence[Any]:
+def _mutants() -> Sequence[Any]:
     from regard.check.mutants import MUTANTS
 
     return tuple(MUTANTS.values())

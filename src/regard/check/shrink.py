@@ -10,7 +10,7 @@ from dataclasses import replace
 from regard.check.registry import Property
 from regard.check.request import Sizes
 from regard.check.subject import Subject
-from regard.check.violation import Unsupported, Violation
+from regard.check.violation import Violation
 
 __all__ = ["shrink"]
 
@@ -45,7 +45,7 @@ def shrink(
                 if _kind(violation) == kind:
                     at, found, progress = smaller, violation, True
                     break
-            except (Unsupported, Exception):
+            except Exception:  # these sizes say nothing
                 continue
     return at, found
 

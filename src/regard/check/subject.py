@@ -194,7 +194,3 @@ class Subject(abc.ABC):
         except Unsupported:
             return False
         return True
-
-    def words(self) -> dict[str, Any]:
-        """The conventions as they are now, declared or found."""
-        return self.contract.declared()

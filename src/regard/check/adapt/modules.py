@@ -46,6 +46,8 @@ def find_module_layout(subject: ModuleSubject, sizes: Sizes | None) -> None:
         subject.inside = subject.has_more_around(subject.make(called, seed=1))
         _find_heads(subject)
         _look_at_strangers(subject)
+        if subject.inside:
+            subject.notes.append("its numbers are compared between its projections: there is more around them")
         return
     raise CannotAdapt(f"{subject.name}: no way was found to call it. Tried {tried(errors)}")
 
@@ -71,6 +73,8 @@ def _look_at_strangers(subject: ModuleSubject) -> None:
         try:
             output = subject.numbers(request).detach().double()
             if _agrees(subject, p, subject.heads, request, output):
+                shown = ", ".join(p.strange[:4])
+                subject.notes.append(f"parts whose share is not known change nothing between the projections: {shown}")
                 return
         except (Unsupported, Violation):
             continue

@@ -8,9 +8,9 @@ import torch
 
 from regard.check.probe import changed, leaves
 from regard.check.properties.algebra import rounding
-from regard.check.properties.weights import _requests
+from regard.check.properties.weights import plain_causal_masked
 from regard.check.registry import property_
-from regard.check.request import Sizes
+from regard.check.request import Request, Sizes
 from regard.check.subject import Subject
 from regard.check.violation import Violation, expect, expect_near, expect_same
 
@@ -46,7 +46,7 @@ def check_train_equals_eval(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: a fast path for inference with rules of its own (pytorch PR #190486, #97111).
     """
-    for request in _requests(subject, at, seed):
+    for request in plain_causal_masked(subject, at, seed):
         with torch.no_grad():
             fast = subject.answers(request).output
         slow = subject.answers(request).output
@@ -76,7 +76,7 @@ def check_dropout_survives_a_round_trip(subject: Subject, at: Sizes, seed: int) 
         expect(random(), "dropout is off after one call in evaluation mode", request=active)
 
 
-def _active(subject: Subject, at: Sizes, seed: int, dtype: torch.dtype | None = None):  # type: ignore[no-untyped-def]
+def _active(subject: Subject, at: Sizes, seed: int, dtype: torch.dtype | None = None) -> Request:
     request = subject.make(at, seed, dtype=dtype).but(dropout=RATE, training=subject.kind == "module")
     one, other = (subject.answers(request, seed=n).output for n in (1, 2))
     if torch.equal(one, other):
@@ -149,7 +149,6 @@ def check_dropout_gradient(subject: Subject, at: Sizes, seed: int) -> None:
         way = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed + 1)).to(gradient)
 
         def along(amount: float, name: str = name, way: torch.Tensor = way) -> float:
-            moved = request.map(lambda t: t)
             tied = {"qkv": ("query", "key", "value"), "kv": ("key", "value")}.get(request.tied, (name,))
             names = tied if name in tied else (name,)
             new = getattr(request, name) + amount * way

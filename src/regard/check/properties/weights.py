@@ -20,7 +20,7 @@ __all__ = ["check_asking_for_weights_changes_nothing", "check_weights_match_outp
 GROUP = "Weights"
 
 
-def _requests(subject: Subject, at: Sizes, seed: int) -> list[Request]:
+def plain_causal_masked(subject: Subject, at: Sizes, seed: int) -> list[Request]:
     """Plain, causal and masked."""
     plain = subject.make(at, seed)
     found = [plain]
@@ -40,7 +40,7 @@ def check_asking_for_weights_changes_nothing(subject: Subject, at: Sizes, seed: 
 
     Catches: is_causal ignored if need_weights is on (pytorch #99282): another path, another mask.
     """
-    for request in _requests(subject, at, seed):
+    for request in plain_causal_masked(subject, at, seed):
         without = subject.answers(request).output
         output = subject.answers(request.but(weights=True)).output
         within = rounding(request, without)
@@ -53,7 +53,7 @@ def check_weights_match_output(subject: Subject, at: Sizes, seed: int) -> None:
 
     Catches: scores returned for weights, weights before the mask, of another head order, or averaged over the heads.
     """
-    for request in _requests(subject, at, seed):
+    for request in plain_causal_masked(subject, at, seed):
         asked = request.but(weights=True)
         answer = subject.answers(asked)
         weights = answer.weights
