@@ -1,8 +1,13 @@
-"""Write the README's tables from a recorded run: `python docs/tables.py`. The tests check that they agree with it."""
+"""Write the README's tables from recorded runs: `python docs/tables.py`. The tests check that they agree with them.
+
+Between `<!-- bench: NAME -->` and `<!-- end -->`: "weights", "speed", "promises" and "peers" are made from
+benchmarks/cpu.json, and "scaling" from benchmarks/scaling.json.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -10,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "benchmarks" / "cpu.json"
+SCALING = ROOT / "benchmarks" / "scaling.json"
 
 WEIGHTS = {
     "entropy": "`weights.entropy()`",
@@ -31,17 +37,55 @@ SPEED = {
 }
 
 
+CAUSAL, DENSE_MASK = "SDPA, `is_causal=True`", "SDPA, dense boolean mask"
+PROMISES = {
+    "window": ("`window(512)`, L 16,384", CAUSAL),
+    "dense-mask": ("the same", DENSE_MASK),
+    "window-training": ("the same, forward and backward", CAUSAL),
+    "dense-mask-training": ("the same, forward and backward", DENSE_MASK),
+    "window-peak": ("`window(256)`, L 8,192", "one matrix product of as many operations"),
+    "documents": ("16 documents of 512, causal", CAUSAL),
+    "documents-training": ("the same, forward and backward", CAUSAL),
+    "ragged": ("16 documents of 256 to 768, causal", CAUSAL),
+    "ragged-training": ("the same, forward and backward", CAUSAL),
+    "prefix": ("`prefix(1024) \\| causal()`, L 8,192", DENSE_MASK),
+    "padding": ("padding to 25..100% of L 2,048, batch of 8", DENSE_MASK),
+    "decode": ("decoding: one query, 32 heads over 8 of 128, S 16,384", "SDPA, `enable_gqa=True`"),
+    "decode-read": ("the same", "reading K and V once"),
+    "narrow-values": ("values half as wide as keys, L 2,048", "SDPA"),
+    "wide-values": ("values twice as wide as keys, L 2,048", "SDPA"),
+    "dropout-training": ("dropout 0.1, forward and backward, L 2,048", "SDPA, `dropout_p=0.1`"),
+    "bfloat16": ("bfloat16, causal, L 2,048", CAUSAL),
+    "float16": ("float16, causal, L 2,048", CAUSAL),
+}
+PEERS = {
+    "peer-sdpa": "`F.scaled_dot_product_attention`, `is_causal=True`",
+    "peer-sdpa-mask": "`F.scaled_dot_product_attention`, dense boolean mask",
+    "peer-flex": "FlexAttention, compiled",
+    "peer-x-transformers": "x-transformers, `Attend(flash=True)`",
+    "peer-hf-eager": "Hugging Face, eager",
+    "peer-hf-sdpa": "Hugging Face, sdpa",
+    "peer-layer": "`nn.MultiheadAttention`, beside `MultiHeadAttention`",
+}
+
+
 def table(name: str, run: dict[str, Any]) -> str:
-    """The table `name` of the README, from the JSON of a run of `regard bench`."""
-    cases = {case["name"]: case for case in run["cases"]}
-    if name == "weights":
-        lines = ["| question | time | peak extra memory |", "|---|---|---|"]
-        for case, what in WEIGHTS.items():
-            lines.append(f"| {what} | {_ratio(cases[case])} | {cases[case]['memory_mb']:.0f} MB |")
-        return "\n".join(lines)
-    lines = ["| regard | against | time | asked |", "|---|---|---|---|"]
-    for case, (what, peer) in SPEED.items():
-        lines.append(f"| {what} | {peer} | {_measured(cases[case])} | {_asked(cases[case])} |")
+    """The table `name` of the README, from the JSON of a run of `regard bench`, or of `regard bench --scaling`."""
+    return {"weights": _weights, "speed": _speed, "promises": _promises, "peers": _peers, "scaling": _scaling}[name](
+        run
+    )
+
+
+def _weights(run: dict[str, Any]) -> str:
+    cases = _cases(run)
+    lines = ["| question | time | peak extra memory |", "|---|---|---|"]
+    for case, what in WEIGHTS.items():
+        lines.append(f"| {what} | {_ratio(cases[case])} | {cases[case]['memory_mb']:.0f} MB |")
+    return "\n".join(lines)
+
+
+def _speed(run: dict[str, Any]) -> str:
+    lines = _rows(run, SPEED, "time")
     machine = run["machine"]
     lines += [
         "",
@@ -53,36 +97,100 @@ def table(name: str, run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _promises(run: dict[str, Any]) -> str:
+    return "\n".join(_rows(run, PROMISES, "measured"))
+
+
+def _rows(run: dict[str, Any], rows: dict[str, tuple[str, str]], heading: str) -> list[str]:
+    cases = _cases(run)
+    lines = [f"| regard | against | {heading} | asked |", "|---|---|---|---|"]
+    for name, (what, peer) in rows.items():
+        case = cases[name]
+        measured = "; ".join(_measured(case, bar) for bar in case["bars"])
+        asked = "; ".join(_asked(bar) for bar in case["bars"])
+        lines.append(f"| {what} | {peer} | {measured} | {asked} |")
+    return lines
+
+
+def _peers(run: dict[str, Any]) -> str:
+    cases = _cases(run)
+    lines = ["| causal, (1, 8, 2048, 64), inference | its time over regard's |", "|---|---|"]
+    for name, what in PEERS.items():
+        case = cases[name]
+        lines.append(f"| {what} | {case['skipped'] or _times(case['speedup']['median']) + 'x'} |")
+    return "\n".join(lines)
+
+
+def _scaling(run: dict[str, Any]) -> str:
+    lines = ["| | longest | time | memory | asked |", "|---|---|---|---|---|"]
+    for curve in run["curves"]:
+        slopes = {slope["quantity"]: slope for slope in run["slopes"] if slope["name"] == curve["name"]}
+        limits = {slope["at_most"] for slope in slopes.values()} - {None}
+        missed = any(slope["met"] is False for slope in slopes.values())
+        asked = "".join(f"at most L^{limit:g}" for limit in limits) + (": **missed**" if missed else "")
+        powers = " | ".join(f"L^{slopes[quantity]['slope']:.2f}" for quantity in ("time", "memory"))
+        lines.append(f"| {curve['what']} | {max(curve['lengths']):,} | {powers} | {asked} |")
+    return "\n".join(lines)
+
+
+def _cases(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {case["name"]: case for case in run["cases"]}
+
+
 def _ratio(case: dict[str, Any]) -> str:
     # Three places, or a ratio of 1.002 would miss its bar of 1 as "1.00x".
     return f"{case['ratio']['median']:.3f}x"
 
 
-def _measured(case: dict[str, Any]) -> str:
-    if case["bars"][0]["quantity"] == "difference":
+def _times(speedup: float) -> str:
+    """Three digits, but never rounded up to a bar that is missed: 6.996 is 6.99."""
+    places = max(0, 3 - len(str(int(speedup))))
+    return f"{math.floor(speedup * 10**places) / 10**places:.{places}f}"
+
+
+def _measured(case: dict[str, Any], bar: dict[str, Any]) -> str:
+    if bar["quantity"] == "difference":
         return f"{case['difference_us']['median']:+.0f} µs"
-    return _ratio(case)
+    if bar["quantity"] == "memory":
+        return f"{case['memory_mb']:.0f} MB"
+    return f"{_times(case['speedup']['median'])}x as fast" if bar["quantity"] == "speedup" else _ratio(case)
 
 
-def _asked(case: dict[str, Any]) -> str:
-    bar = case["bars"][0]
-    limit = f"{bar['at_most']:g} µs more" if bar["quantity"] == "difference" else f"{bar['at_most']:g}x"
-    return f"at most {limit}{'' if bar['met'] else ': **missed**'}"
+def _asked(bar: dict[str, Any]) -> str:
+    missed = "" if bar["met"] else ": **missed**"
+    if bar["quantity"] == "speedup":
+        return f"at least {bar['at_least']:g}x{missed}"
+    unit = {"ratio": "x", "difference": " µs more", "memory": " MB"}[bar["quantity"]]
+    return f"at most {bar['at_most']:g}{unit}{missed}"
 
 
-def filled(text: str, run: dict[str, Any]) -> str:
-    """The README with every table between `<!-- bench: NAME -->` and `<!-- end -->` written anew."""
+def filled(text: str, run: dict[str, Any], scaling: dict[str, Any] | None = None) -> str:
+    """The README with every table between `<!-- bench: NAME -->` and `<!-- end -->` written anew.
+
+    Args:
+        text: of the README.
+        run: of `regard bench`.
+        scaling: of `regard bench --scaling`; its table stays as it is without it.
+    """
 
     def replace(found: re.Match[str]) -> str:
-        return f"<!-- bench: {found[1]} -->\n{table(found[1], run)}\n<!-- end -->"
+        source = scaling if found[1] == "scaling" else run
+        if source is None:
+            return found[0]
+        return f"<!-- bench: {found[1]} -->\n{table(found[1], source)}\n<!-- end -->"
 
     return re.sub(r"<!-- bench: (\w+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def recorded(file: Path) -> dict[str, Any] | None:
+    """The JSON of a record; None if there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def main() -> None:
     readme = ROOT / "README.md"
     run = json.loads((Path(sys.argv[1]) if len(sys.argv) > 1 else RUN).read_text(encoding="utf-8"))
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), run), encoding="utf-8")
+    readme.write_text(filled(readme.read_text(encoding="utf-8"), run, recorded(SCALING)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def test_without_autograd_the_output_is_the_same(context):
 
 
 PLANS = {
-    "flash: PyTorch's fused op on cpu, 1 full tile, 100% of the entries": {},
-    "flash: PyTorch's fused op on cpu, 1 causal tile, 56% of the entries": {"mask": masks.causal()},
+    "fused: PyTorch's fused op on cpu, 1 full tile, 100% of the entries": {},
+    "fused: PyTorch's fused op on cpu, 1 causal tile, 56% of the entries": {"mask": masks.causal()},
     "rows: softcap has no fused op": {"softcap": 2.0},
     "rows: dropout has no fused op that can be replayed in the backward pass": {"dropout": 0.5},
     "reference: the definition, with L x S memory, as asked": {"impl": "reference"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.allocations import largest_of
+from tests.allocations import Largest, largest_of
 from torch import Tensor
 
 import regard
@@ -59,6 +59,64 @@ def test_masks(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name):
     seen = largest_of(lambda: forward_and_backward(masks.causal(), inputs(**OPTIONS[name])))
+    assert seen.elements <= LIMIT, seen.operation
+
+
+# Masks of tiles, for texts of any length: (query_len, key_len) of a text of length n, and the mask.
+TILES = {
+    "causal": (1, 1, lambda n: masks.causal()),
+    "causal, after a cache": (0.5, 1, lambda n: masks.causal()),
+    "window": (1, 1, lambda n: masks.window(100)),
+    "wide window": (1, 1, lambda n: masks.window(1500)),
+    "window both ways": (1, 1, lambda n: masks.band(200, 100)),
+    "sink and window": (1, 1, lambda n: masks.prefix(4) | masks.window(100)),
+    "documents of one length": (1, 1, lambda n: masks.causal() & masks.documents(torch.arange(n) // 128)),
+    "documents": (1, 1, lambda n: masks.causal() & masks.documents(uneven(n))),
+    "short documents": (1, 1, lambda n: masks.documents(torch.arange(n) // 9)),
+    "documents of two streams": (1, 1, lambda n: masks.documents(torch.arange(n) // 300 % 2)),
+    "prefix": (1, 1, lambda n: masks.prefix(n // 4) | masks.causal()),
+    "the future": (1, 1, lambda n: ~masks.causal()),
+    "padding": (1, 1, lambda n: masks.causal() & masks.padding(torch.tensor([n - 5]))),
+    "half padding": (1, 1, lambda n: masks.padding(torch.tensor([n // 2]))),
+    "decoding": (0, 1, lambda n: masks.causal() & masks.padding(torch.tensor([n - 5]))),
+    "decoding in a window": (0, 1, lambda n: masks.window(100)),
+}
+
+
+def uneven(n: int) -> Tensor:
+    """Document ids of lengths from 20 to 400."""
+    lengths = torch.randint(20, 400, (n // 20,), generator=torch.Generator().manual_seed(1))
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)[:n]
+
+
+def over_tiles(name: str, length: int) -> Largest:
+    """The largest result of a forward and backward pass; that it ran over tiles."""
+    queries, keys, mask = TILES[name]
+    torch.manual_seed(0)
+    sizes = [max(8, int(length * part)) for part in (queries, keys, keys)]
+    q, k, v = (torch.randn(1, HEADS, n, WIDTH, requires_grad=True) for n in sizes)
+
+    def both() -> None:
+        output, weights = regard.attention(q, k, v, mask(length))
+        assert weights.plan.units, weights.plan
+        (output.sum() + weights.lse.clamp_min(-1e3).sum()).backward()
+
+    return largest_of(both)
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_tiles_stay_small_and_grow_with_the_text_alone(name):
+    half, whole = over_tiles(name, LENGTH // 2), over_tiles(name, LENGTH)
+    assert whole.elements <= LIMIT, whole.operation
+    # Twice the text, twice the memory, and a quarter more since the first rows of a window are no part of its band.
+    # What grows with L x S grows fourfold.
+    assert whole.elements <= 2.5 * half.elements, (half.operation, whole.operation)
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_a_plan_is_made_without_the_map(name):
+    queries, _, mask = TILES[name]
+    seen = largest_of(lambda: str(mask(LENGTH).plan(max(8, int(LENGTH * queries)), LENGTH)))
     assert seen.elements <= LIMIT, seen.operation
 
 

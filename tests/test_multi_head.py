@@ -401,7 +401,7 @@ X = torch.zeros(2, 3, 8)
             r"\(2, 4, 3, 3\), got \(2, 3\); .* masks.padding\(mask\)",
         ),
         ((X,), {"mask": torch.ones(5, 5).bool()}, ValueError, r"must broadcast to .* = \(2, 4, 3, 3\), got \(5, 5\)"),
-        ((X,), {"cache": 1}, TypeError, "unexpected keyword argument 'cache'"),
+        ((X,), {"cache": 1}, TypeError, r"cache must be a regard.KVCache .*, got int; .* layer.kv_cache\("),
     ],
 )
 def test_bad_input(inputs: tuple, options: dict, error: type, message: str):

@@ -141,7 +141,7 @@ def test_without_bias_there_is_none():
 
 def test_repr():
     assert "dropout=0.1\n" in repr(SelfAttention(4, dropout=0.1))
-    assert "(Wv): Linear(in_features=4, out_features=3, bias=True)" in repr(SelfAttention(4, 2, 3))
+    assert "(Wv): Projection(in_features=4, out_features=3, bias=True)" in repr(SelfAttention(4, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,9 @@ def small(mask=None, **options):
 def test_repr_says_what_it_is_and_what_ran():
     assert repr(small(masks.causal())) == (
         "AttentionWeights(1 x 2 x 4 x 5, float64, mask=causal(); "
-        "flash: PyTorch's fused op on cpu, 1 partial tile, 100% of the entries)"
+        "fused: PyTorch's fused op on cpu, 1 partial tile, 100% of the entries)"
     )
-    assert repr(small()).startswith("AttentionWeights(1 x 2 x 4 x 5, float64; flash: ")
+    assert repr(small()).startswith("AttentionWeights(1 x 2 x 4 x 5, float64; fused: ")
 
 
 def test_it_knows_its_sizes():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regard import masks
+from regard import biases, masks
+from regard.cache import KVCache, RollingCache
 from regard.functional import attention
 from regard.multi_head import MultiHeadAttention
 from regard.positions import PositionalEncoding
@@ -21,12 +22,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionWeights",
+    "KVCache",
     "MultiHeadAttention",
     "PositionalEncoding",
+    "RollingCache",
     "Rollout",
     "SelfAttention",
     "__version__",
     "attention",
+    "biases",
     "check",
     "masks",
     "rollout",

@@ -151,6 +151,12 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads torch may use; its own choice if not given.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")] = None,
     names: Annotated[bool, typer.Option("--list", help="Print the cases and what they are held to, and stop.")] = False,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Instead: time and memory of a window against the length, to 131,072.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --scaling: also draw it, .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Time regard beside torch's own attention, interleaved in one run.
 
@@ -161,6 +167,29 @@ def bench(
     if names:
         print(benchmark.listing())
         return
+    if scaling:
+        raise typer.Exit(_scaling(only, repeats, quick=quick, threads=threads, json=json, figure=figure))
+    if figure is not None:
+        raise ValueError("--figure draws what --scaling measures; give both")
     report = benchmark.run(only=only or (), quick=quick, repeats=repeats, threads=threads, json=json)
     benchmark.show(report)
     raise typer.Exit(0 if report.met else 1)
+
+
+def _scaling(
+    only: list[str] | None,
+    repeats: int | None,
+    *,
+    quick: bool,
+    threads: int | None,
+    json: Path | None,
+    figure: Path | None,
+) -> int:
+    from regard.bench import scaling
+
+    for name, value in (("--only", only), ("--repeats", repeats)):
+        if value:
+            raise ValueError(f"{name} is for the cases; --scaling does not take it")
+    report = scaling.run(quick=quick, threads=threads, json=json, figure=figure)
+    scaling.show(report)
+    return 0 if report.met else 1

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from regard import reference, validation
+from regard import compiled, reference, validation
+from regard.bias_columns import Bias, fold
 from regard.engine.autograd import attend
 from regard.engine.execute import sanitize
 from regard.engine.plan import make_plan
@@ -29,7 +30,7 @@ def attention(
     value: Tensor,
     mask: Mask | Tensor | None = None,
     *,
-    bias: Tensor | None = None,
+    bias: Tensor | Bias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
@@ -53,14 +54,16 @@ def attention(
     Letters: B batch, H query heads, Hkv key/value heads, L queries, S keys, D key width, Dv value width. The mask is
     True = may attend. Causal masks are aligned so that the last query sees every key. A row that may read no key has
     output 0, weights 0, lse -inf (with sinks, the sink's logit) and passes gradients of 0. Keys that the mask lets no
-    query read may hold anything, NaN included. The fused path is for CPU today; other devices run in blocks of rows.
+    query read may hold anything, NaN included; a NaN in a key that some row reads can reach rows that do not. On CPU
+    the work that a mask forbids is not done; on CUDA the problem goes to FlexAttention; elsewhere, in blocks of rows.
 
     Args:
         query: (..., H, L, D), or (N, L, D) or (L, D) without heads; float16, bfloat16, float32 or float64.
         key: (..., Hkv, S, D); H is a multiple of Hkv, and query head h reads key/value head ``h // (H // Hkv)``.
         value: (..., Hkv, S, Dv).
         mask: a :class:`regard.masks.Mask` or a boolean tensor that broadcasts to (..., H, L, S).
-        bias: added to the scores after the cap; broadcasts to (..., H, L, S).
+        bias: added to the scores after the cap; a tensor that broadcasts to (..., H, L, S), or of low rank, from
+            :mod:`regard.biases`, at the cost of a few more columns of query and key.
         scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
         softcap: the cap, positive, in units of a score.
         sinks: (H,) logits that join the denominator alone; rows then sum to less than 1.
@@ -88,6 +91,23 @@ def attention(
         validation.check_number(scale, "scale")
         validation.check_number(softcap, "softcap", positive=True)
         validation.check_dropout(dropout)
+    if isinstance(bias, Bias):
+        mask = None if mask is None else as_mask(mask)
+        query, key, scale = fold(bias, query, key, mask, scale, softcap)
+        bias = None
+    if torch.compiler.is_compiling():
+        return compiled.attention(
+            query,
+            key,
+            value,
+            None if mask is None else as_mask(mask),
+            bias=bias,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            dropout=dropout,
+            impl=impl,
+        )
     layout = Layout.of(query)
     q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, L, D), (B, Hkv, S, D), (B, Hkv, S, Dv)
     options = Options(1 / math.sqrt(q.shape[-1]) if scale is None else float(scale), softcap, dropout=float(dropout))
@@ -101,9 +121,9 @@ def attention(
         if sinks is not None:
             validation.check_sinks(sinks, q.shape[1], query)
     problem = Problem(q, k, bias, sinks, options)
-    if problem.masked:
-        problem, v = sanitize(problem, v)
     plan = make_plan(problem, v, impl)
+    if problem.masked and not plan.tight:
+        problem, v = sanitize(problem, v)
     if plan.kernel == "reference":
         out, lse = _by_definition(problem, v)
     else:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.masks.algebra import Mask
+from regard.cache_buffers import Cache, Cached
+from regard.functional import as_mask
+from regard.masks.algebra import Mask, Sizes
 
 __all__: list[str] = []
 
@@ -156,6 +158,37 @@ def with_batch(context: Any) -> Any:
     if isinstance(context, tuple | list):
         return tuple(with_batch(t) for t in context)
     return context[None] if isinstance(context, Tensor) else context
+
+
+def check_cache(cache: Any, x: Any, context: Any, lengths: Any) -> None:
+    """A cache is one of regard's, and stands for the text: there is no context beside it."""
+    if cache is None:
+        if lengths is not None:
+            raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")
+        return
+    if not isinstance(cache, Cache):
+        raise TypeError(
+            f"cache must be a regard.KVCache or regard.RollingCache, got {type(cache).__name__}; "
+            "make one with layer.kv_cache(batch_size, max_len)"
+        )
+    if context is not None:
+        raise ValueError("cache holds the keys of x, and context brings its own that do not grow; pass one of the two")
+    if axes(x) not in (2, 3):
+        raise ValueError(f"x must be (B, L, d_in) or (L, d_in) with a cache, got shape {tuple(x.shape)}")
+
+
+def checked_append(
+    cache: Cache, num_heads: int, x: Tensor, k: Tensor, v: Tensor, lengths: Any, mask: Mask | Tensor | None
+) -> Cached:
+    """Append to a cache after everything has been checked, so that a call that fails leaves the cache as it was."""
+    step = cache._prepare(k, v, lengths, None)
+    key_len = max(a + n for a, n in zip(cache._lengths, step.counts, strict=True))
+    if mask is not None:
+        check_mask_axes(mask, num_heads, x, key_len)
+        as_mask(mask).bind(Sizes((x.shape[0],), num_heads, x.shape[1], key_len, x.device))
+        step = cache._prepare(k, v, lengths, mask)
+        cache._try(step, x.shape[1])
+    return cache._write(k, v, step)
 
 
 def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_len: int) -> None:

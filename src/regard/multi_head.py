@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard import layer_checks, layer_loading, validation
+from regard.cache import KVCache, RollingCache
 from regard.functional import attention
 from regard.layer_loading import Parameters, Triple
 from regard.layout import Layout
 from regard.masks.algebra import Mask
+from regard.projection import Projection, linear
 from regard.weights import AttentionWeights
 
 __all__ = ["MultiHeadAttention"]
@@ -96,12 +97,12 @@ class MultiHeadAttention(nn.Module):
         group = self.num_heads // self.num_kv_heads
         self._rows = [self.d_k, self.d_k // group, self.d_v // group]  # of queries, keys and values
         if self.d_context is None:
-            self.in_proj = nn.Linear(self.d_in, sum(self._rows), bias, device, dtype)
+            self.in_proj = Projection(self.d_in, sum(self._rows), bias, device, dtype)
         else:
-            self.q_proj = nn.Linear(self.d_in, self._rows[0], bias, device, dtype)
-            self.k_proj = nn.Linear(self.d_context[0], self._rows[1], bias, device, dtype)
-            self.v_proj = nn.Linear(self.d_context[1], self._rows[2], bias, device, dtype)
-        self.out_proj = nn.Linear(self.d_v, self.d_out, bias, device, dtype)
+            self.q_proj = Projection(self.d_in, self._rows[0], bias, device, dtype)
+            self.k_proj = Projection(self.d_context[0], self._rows[1], bias, device, dtype)
+            self.v_proj = Projection(self.d_context[1], self._rows[2], bias, device, dtype)
+        self.out_proj = Projection(self.d_v, self.d_out, bias, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -125,6 +126,8 @@ class MultiHeadAttention(nn.Module):
         context: Context = None,
         *,
         mask: Mask | Tensor | None = None,
+        cache: KVCache | RollingCache | None = None,
+        lengths: Sequence[int] | Tensor | None = None,
         need_weights: Literal[False] = False,
     ) -> Tensor: ...
 
@@ -135,6 +138,8 @@ class MultiHeadAttention(nn.Module):
         context: Context = None,
         *,
         mask: Mask | Tensor | None = None,
+        cache: KVCache | RollingCache | None = None,
+        lengths: Sequence[int] | Tensor | None = None,
         need_weights: Literal[True],
     ) -> tuple[Tensor, AttentionWeights]: ...
 
@@ -144,37 +149,58 @@ class MultiHeadAttention(nn.Module):
         context: Context = None,
         *,
         mask: Mask | Tensor | None = None,
+        cache: KVCache | RollingCache | None = None,
+        lengths: Sequence[int] | Tensor | None = None,
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, AttentionWeights]:
         """Let every position of x read the positions of the context, or of x itself, that the mask allows.
 
+        With a cache, x holds the next L tokens of each sequence: they are appended, and read what of the text so far is
+        not later than themselves. There is no gradient then.
+
+        >>> import torch, regard
+        >>> layer, x = regard.MultiHeadAttention(16, 4), torch.rand(2, 10, 16)
+        >>> cache = layer.kv_cache(2, max_len=10)
+        >>> with torch.no_grad():
+        ...     parts = [layer(part, cache=cache) for part in x.split([6, 1, 3], dim=1)]
+        >>> torch.testing.assert_close(torch.cat(parts, dim=1), layer(x, mask=regard.masks.causal()))
+
         Args:
-            x: (L, d_in), (B, L, d_in), or with more batch axes.
+            x: (L, d_in), (B, L, d_in), or with more batch axes; (B, L, d_in) or (L, d_in) with a cache.
             context: what keys and values are made of, (..., S, width), or a pair (key_input, value_input); x if None.
             mask: a :class:`regard.masks.Mask`, or a boolean tensor that broadcasts to (..., H, L, S), so that one a
                 sequence is (B, 1, L, S); True = may attend. It reaches every head. (n, L, S) with n = B = H may mean
                 one a sequence or one a head, and is refused. A position that may read nothing has the output
-                ``out_proj(0)``.
+                ``out_proj(0)``. With a cache it narrows what is causal, and S is the length of the text so far.
+            cache: from :meth:`kv_cache` or :meth:`rolling_cache`, one a layer. It implies a causal mask.
+            lengths: with a cache, how many of the L tokens are real, (B,), for prompts padded on the right; all if
+                None. What comes out for padding means nothing.
             need_weights: also return the weights; the output does not change.
 
         Returns:
             The output (..., L, d_out) in x's dtype; with need_weights, the output and the
-            :class:`regard.AttentionWeights` (..., H, L, S).
+            :class:`regard.AttentionWeights` (..., H, L, S). With a cache, ask them before the next call: they are
+            computed from the cache's memory, and refuse once it is written to again.
 
         Raises:
-            TypeError: x or context of another dtype than the layer, a mask that is not boolean.
+            TypeError: x or context of another dtype than the layer or the cache, a mask that is not boolean.
             ValueError: x or context of another width than the layer's, a mask that does not broadcast, or that may
-                mean two things.
+                mean two things; a cache that is full, was made for another layer or is given with a context or with
+                gradients. The cache is then as it was.
         """
+        layer_checks.check_cache(cache, x, context, lengths)
         if layer_checks.axes(x) == 2:
-            out, weights = self._unbatched(x, context, mask)
+            out, weights = self._unbatched(x, context, mask=mask, cache=cache, lengths=lengths)
             return (out, weights) if need_weights else out
         q, k, v = self._project(x, context)  # (..., L, H * D), (..., S, Hkv * D), (..., S, Hkv * Dv)
-        layer_checks.check_mask_axes(mask, self.num_heads, x, k.shape[-2])
+        if cache is None:
+            layer_checks.check_mask_axes(mask, self.num_heads, x, k.shape[-2])
         d, dv = self.d_k // self.num_heads, self.d_v // self.num_heads
         q = q.view(*q.shape[:-1], self.num_heads, d).transpose(-3, -2)  # -> (..., L, H, D) -> (..., H, L, D)
         k = k.view(*k.shape[:-1], self.num_kv_heads, d).transpose(-3, -2)  # -> (..., Hkv, S, D)
         v = v.view(*v.shape[:-1], self.num_kv_heads, dv).transpose(-3, -2)  # -> (..., Hkv, S, Dv)
+        if cache is not None:
+            k, v, mask = layer_checks.checked_append(cache, self.num_heads, x, k, v, lengths, mask)  # (B, Hkv, S, D)
         heads, weights = attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
         joined = heads.transpose(-3, -2).flatten(-2)  # (..., H, L, Dv) -> (..., L, H, Dv) -> (..., L, d_v)
         out = self.out_proj(joined)  # (..., L, d_v) -> (..., L, d_out)
@@ -196,14 +222,25 @@ class MultiHeadAttention(nn.Module):
         inputs = layer_checks.check_context(context, x, (self.d_in, self.d_in), "d_in", weight)
         weights = weight.split_with_sizes(self._rows)
         biases = (None, None, None) if bias is None else bias.split_with_sizes(self._rows)
-        return [F.linear(*each) for each in zip((x, *inputs), weights, biases, strict=True)]
+        return [linear(*each) for each in zip((x, *inputs), weights, biases, strict=True)]
 
-    def _unbatched(self, x: Tensor, context: Context, mask: Mask | Tensor | None) -> tuple[Tensor, AttentionWeights]:
+    def kv_cache(self, batch_size: int, max_len: int) -> KVCache:
+        """An empty cache for this layer's keys and values, of texts of up to ``max_len`` tokens."""
+        d, dv, like = self.d_k // self.num_heads, self.d_v // self.num_heads, self.out_proj.weight
+        return KVCache(batch_size, self.num_kv_heads, max_len, d, dv, dtype=like.dtype, device=like.device)
+
+    def rolling_cache(self, batch_size: int, window: int, *, spare: int = 0) -> RollingCache:
+        """An empty cache for this layer's last keys and values: the layer then is one with ``masks.window(window)``."""
+        d, dv, like = self.d_k // self.num_heads, self.d_v // self.num_heads, self.out_proj.weight
+        sizes = (batch_size, self.num_kv_heads, window, d, dv)
+        return RollingCache(*sizes, spare=spare, dtype=like.dtype, device=like.device)
+
+    def _unbatched(self, x: Tensor, context: Context, **options: Any) -> tuple[Tensor, AttentionWeights]:
         """:meth:`forward` for x (L, d_in): regard.attention() would take (H, L, D) for a batch without heads."""
         one_each = layer_checks.with_batch(context)  # (S, width) -> (1, S, width)
-        out, weights = self.forward(x[None], one_each, mask=mask, need_weights=True)  # x (L, d_in) -> (1, L, d_in)
+        out, weights = self.forward(x[None], one_each, need_weights=True, **options)  # x (L, d_in) -> (1, L, d_in)
         one = Layout((), headless=False)  # (1, H, L, S) -> (H, L, S)
-        return out[0], AttentionWeights(weights._problem, weights._lse, one, weights.mask, weights.plan)
+        return out[0], weights._in_layout(one)
 
     def _projections(self) -> tuple[nn.Linear, ...]:
         return (self.in_proj,) if self.d_context is None else (self.q_proj, self.k_proj, self.v_proj)

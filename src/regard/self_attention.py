@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from regard import layer_checks, validation
 from regard.functional import attention
 from regard.masks.algebra import Mask
+from regard.projection import Projection
 from regard.weights import AttentionWeights
 
 __all__ = ["SelfAttention"]
@@ -53,9 +54,9 @@ class SelfAttention(nn.Module):
         self.d_v = self.d_k if d_v is None else layer_checks.check_size(d_v, "d_v")
         validation.check_dropout(dropout)
         self.dropout = float(dropout)
-        self.Wq = nn.Linear(self.d_in, self.d_k, bias=bias)
-        self.Wk = nn.Linear(self.d_in, self.d_k, bias=bias)
-        self.Wv = nn.Linear(self.d_in, self.d_v, bias=bias)
+        self.Wq = Projection(self.d_in, self.d_k, bias=bias)
+        self.Wk = Projection(self.d_in, self.d_k, bias=bias)
+        self.Wv = Projection(self.d_in, self.d_v, bias=bias)
 
     @overload
     def forward(

@@ -47,7 +47,13 @@ def entropy(problem: Problem, lse: Tensor) -> Tensor:
         return _entropy_by_blocks(problem)
     wide = widen(problem, lse.dtype)
     mean_key = times(wide, wide.k)  # (B, H, L, D)
-    score = (wide.q * mean_key).sum(-1) * problem.options.scale  # (B, H, L)
+    terms = wide.q * mean_key  # (B, H, L, D)
+    cancelling = (
+        terms.numel() > 0 and float(terms.detach().abs().sum(-1).max()) * abs(problem.options.scale) > LARGE_LSE
+    )
+    if cancelling and not differentiable:
+        return _entropy_by_blocks(problem)  # columns of a bias cancel only in their sum
+    score = terms.sum(-1) * problem.options.scale  # (B, H, L)
     empty = lse == -torch.inf
     safe = torch.where(empty, 0, lse)
     if problem.sinks is None:

@@ -91,7 +91,8 @@ def check_number(value: float | None, name: str, *, positive: bool = False) -> N
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or None, got {type(value).__name__}")
-    if not math.isfinite(value) or (positive and value <= 0):
+    # Compared, since math.isfinite() cannot be traced where a number is a symbol.
+    if not abs(value) < math.inf or (positive and value <= 0):
         raise ValueError(f"{name} must be {'a positive' if positive else 'a'} finite number, got {value}")
 
 
@@ -150,7 +151,7 @@ def check_dense(mask: Tensor, sizes: Sizes) -> Tensor:
 def check_bias(bias: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
     """The bias with the axes (..., H, L, S) made explicit, or an error if it cannot be added to the scores."""
     if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a torch.Tensor, got {type(bias).__name__}")
+        raise TypeError(f"bias must be a torch.Tensor, got {type(bias).__name__}; one of low rank is of regard.biases")
     if bias.dtype == torch.bool:
         raise TypeError("bias must be a float tensor added to the scores, got bool; pass a boolean tensor as mask=")
     if bias.dtype != dtype and bias.dtype != torch.float32:
@@ -214,6 +215,8 @@ def check_offset(offset: int | None) -> int | None:
 
 def as_integer(n: Any, what: str, wanted: str = "an integer") -> int:
     """N as an int; numpy's integers are welcome, booleans are a mistake."""
+    if isinstance(n, int) and not isinstance(n, bool):
+        return n  # as it is: in a graph it may stand for a number, of which little more may be asked
     if isinstance(n, bool) or not hasattr(n, "__index__") or isinstance(n, Tensor):
         raise TypeError(f"{what} must be {wanted}, got {type(n).__name__}")
     return int(n.__index__())
@@ -235,7 +238,7 @@ def check_padding_kind(given: Any) -> None:
         raise TypeError(f"padding(given): integer lengths or boolean valid keys, got {_name(given.dtype)}")
     elif given.dim() > 1:
         raise ValueError(f"padding(lengths): lengths must have shape (B,) or (), got {tuple(given.shape)}")
-    elif given.numel() and int(given.min()) < 0:
+    elif not torch.compiler.is_compiling() and given.numel() and int(given.min()) < 0:
         raise ValueError(f"padding(lengths): a length must be at least 0, got {int(given.min())}")
 
 
@@ -253,7 +256,7 @@ def check_padding(lengths: Tensor | None, valid: Tensor | None, sizes: Sizes) ->
             raise ValueError(
                 f"padding(lengths): one length a sequence, expected ({sizes.batch},), got {tuple(lengths.shape)}"
             )
-        if lengths.numel() and int(lengths.max()) > sizes.key_len:
+        if not torch.compiler.is_compiling() and lengths.numel() and int(lengths.max()) > sizes.key_len:
             raise ValueError(
                 f"padding(lengths): a length of {int(lengths.max())} exceeds the key length S={sizes.key_len}"
             )

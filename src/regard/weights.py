@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regard import indexing, products, statistics, weight_checks
+from regard.engine.execute import sanitize
 from regard.engine.plan import Plan
 from regard.engine.problem import Problem
 from regard.layout import Layout
@@ -101,9 +102,16 @@ class AttentionWeights:
         """The same weights outside of autograd: they keep query and key alive, and nothing of the graph."""
         return AttentionWeights(self._checked().detach(), self._lse.detach(), self._layout, self.mask, self.plan)
 
+    def _in_layout(self, layout: Layout) -> AttentionWeights:
+        """The same weights with other leading axes."""
+        return AttentionWeights(self._problem, self._lse, layout, self.mask, self.plan)
+
     def _checked(self) -> Problem:
         """The problem, if query and key still are what the weights were computed from."""
         weight_checks.check_unmodified(self._problem, self._versions)
+        if self.plan.tight and torch.is_grad_enabled() and self._problem.requires_grad:
+            # What nobody may read was not looked at yet: a gradient of 0 times NaN would be NaN.
+            return sanitize(self._problem, self._problem.k)[0]
         return self._problem
 
     @outside_autocast

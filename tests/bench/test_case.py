@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regard.bench.case import Bar, Case, Disagreement, Duel, Measured, Solo, close_to, within_budget
+from regard.bench.case import Bar, Case, Disagreement, Duel, Measured, Missing, Solo
+from regard.bench.compare import close_to, within_budget
 from regard.bench.machine import Machine
 from regard.bench.progress import Progress
 from regard.bench.runner import measure
@@ -54,6 +55,33 @@ def test_a_case_that_agrees_is_timed():
     assert result.verdict == "no bar"
 
 
+def test_a_case_whose_peer_is_missing_is_skipped_and_never_timed():
+    def build() -> Duel:
+        raise Missing("it is not installed")
+
+    result = measure(case(build, Bar("ratio", 1.0)), repeats=2, machine=MACHINE, progress=Progress(1))
+    assert (result.verdict, result.skipped, result.failed) == ("skipped", "it is not installed", None)
+    assert result.ratio is None
+
+
+def test_a_quick_measure_takes_at_most_three_rounds_and_a_record_at_least_five():
+    both = [
+        measure(case(lambda: duel(str)), repeats=None, quick=quick, machine=MACHINE, progress=Progress(1)).samples
+        for quick in (True, False)
+    ]
+    assert both[0] == 3
+    assert both[1] >= 5
+
+
+def test_a_speedup_is_the_median_of_the_peers_time_over_the_subjects():
+    slow = case(lambda: duel(lambda: "all of it", lambda _: sum(range(200_000))))
+    result = measure(slow, repeats=3, machine=MACHINE, progress=Progress(1))
+    assert result.speedup is not None
+    assert result.ratio is not None
+    assert result.speedup.median == pytest.approx(1 / result.ratio.median)
+    assert result.value("speedup") == result.speedup.median < 1
+
+
 def test_a_solo_reports_the_median_of_what_it_says():
     seconds = iter([3.0, 1.0, 2.0])
     solo = case(lambda: Solo("import", lambda: next(seconds)), Bar("seconds", 2.0))
@@ -66,6 +94,31 @@ def test_a_solo_reports_the_median_of_what_it_says():
 def test_a_bar_is_missed_above_it_and_met_at_it(median: float, verdict: str):
     held = case(lambda: duel(str), Bar("ratio", 1.05))
     assert Measured(held, ratio=Spread(median, 0.5, 2.0)).verdict == verdict
+
+
+@pytest.mark.parametrize(("median", "verdict"), [(7.5, "met"), (7.0, "met"), (6.999, "missed")])
+def test_a_bar_of_at_least_is_missed_below_it_and_met_at_it(median: float, verdict: str):
+    held = case(lambda: duel(str), Bar("speedup", at_least=7))
+    assert Measured(held, speedup=Spread(median, 1.0, 9.0)).verdict == verdict
+
+
+@pytest.mark.parametrize("limits", [{}, {"at_most": 1.0, "at_least": 1.0}])
+def test_a_bar_has_one_limit(limits: dict[str, float]):
+    with pytest.raises(ValueError, match=r"Bar\('ratio'\): expected at_most or at_least, and not both"):
+        Bar("ratio", **limits)
+
+
+@pytest.mark.parametrize(
+    ("bars", "shown"),
+    [
+        ((), "speedup"),
+        ((Bar("memory", 3), Bar("ratio", 1)), "ratio"),
+        ((Bar("speedup", at_least=2), Bar("memory", 3)), "speedup"),
+        ((Bar("difference", 60),), "difference"),
+    ],
+)
+def test_a_case_is_shown_as_it_is_held(bars: tuple[Bar, ...], shown: str):
+    assert case(lambda: duel(str), *bars).shown == shown
 
 
 def test_one_missed_bar_of_two_is_a_miss():
@@ -134,6 +187,8 @@ def test_closeness_is_relative_to_the_row():
     ("bar", "words"),
     [
         (Bar("ratio", 1.05), "at most 1.05x"),
+        (Bar("speedup", at_least=7), "at least 7x as fast"),
+        (Bar("speedup", at_least=0.5), "at least 0.5x as fast"),
         (Bar("difference", 60), "at most 60 µs"),
         (Bar("memory", 300), "at most 300 MB"),
         (Bar("seconds", 0.15), "at most 0.15 s"),

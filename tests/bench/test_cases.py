@@ -7,16 +7,24 @@ import pytest
 import torch
 
 import regard
-from regard.bench import cases, functions, layers, questions, runner
+from regard.bench import cases, functions, layers, peers, questions, runner
+from regard.bench import report as reporting
 from regard.bench.case import Disagreement, Duel, Solo
 from regard.bench.timing import interleave
 
 
-def test_names_are_unique_and_every_case_is_held_to_something():
+def test_names_are_unique_and_every_case_but_the_peers_is_held_to_something():
     names = [case.name for case in cases.ALL]
     assert len(set(names)) == len(names)
     assert not set(names) & {case.group for case in cases.ALL if case.group != case.name}
-    assert all(case.bars for case in cases.ALL)
+    assert [case.group for case in cases.ALL if not case.bars] == ["peers"] * len(peers.CASES)
+
+
+def test_the_table_fits_a_terminal_of_80_columns_without_the_quartiles():
+    # case, regard, peer, ratio, memory, asked, verdict, and two blanks between them; times and ratios have 7 and 8.
+    names = max(len(case.name) for case in cases.ALL)
+    asked = max(len(reporting.limits(case)) for case in cases.ALL)
+    assert names + 7 + 7 + 8 + 6 + asked + 7 + 6 * 2 <= 80
 
 
 def test_select_takes_names_and_groups_in_the_order_of_the_table():
@@ -46,6 +54,10 @@ SMALL = {
         for causal in (False, True)
         for backward in (False, True)
     },
+    "half": lambda: functions.attention_duel(48, num_heads=2, width=8, causal=True, dtype=torch.bfloat16),
+    "values": lambda: functions.attention_duel(48, num_heads=2, width=8, value_width=4),
+    "values backward": lambda: functions.attention_duel(48, num_heads=2, width=8, value_width=16, backward=True),
+    "causal layer": lambda: layers.layer_duel("output", 2, 16, 32, 4, causal=True),
     "exercise": lambda: functions.exercise_duel(2, 5, 16, 4),
     **{
         name: lambda name=name: questions.question_duel(name, 512, num_heads=2, width=16)
@@ -94,6 +106,18 @@ def test_a_wrong_attention_is_refused(monkeypatch):
     monkeypatch.setattr(regard, "attention", lambda q, k, v, mask=None: right(q, k, v))
     with pytest.raises(Disagreement, match="output: off by"):
         duel.check()
+
+
+def test_a_causal_layer_that_sees_the_future_is_refused(monkeypatch):
+    duel = layers.layer_duel("output", 2, 16, 32, 4, causal=True)
+    monkeypatch.setattr(regard.masks, "causal", lambda: None)
+    with pytest.raises(Disagreement, match="output: off by"):
+        duel.check()
+
+
+def test_a_causal_layer_is_asked_for_its_output_alone():
+    with pytest.raises(ValueError, match="causal: got work='training'; expected 'output'"):
+        layers.layer_duel("training", 2, 16, 32, 4, causal=True)
 
 
 def test_the_import_is_a_solo_that_times_a_fresh_interpreter():

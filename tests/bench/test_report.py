@@ -24,6 +24,7 @@ GOOD = Measured(
     subject=("weights.entropy", 0.5),
     peer=("one fused causal forward", 0.4),
     ratio=Spread(1.25, 1.2, 1.28),
+    speedup=Spread(0.8, 0.78, 0.83),
     difference=Spread(1e5, 0.9e5, 1.1e5),
     memory=12.3,
     samples=7,
@@ -38,6 +39,17 @@ SLOW = Measured(
     difference=Spread(100.0, 90.0, 110.0),
     samples=7,
 )
+FAST = Measured(
+    Case("fast", "group", "what is fast", build, (Bar("speedup", at_least=7),)),
+    subject=("regard.attention", 0.1),
+    peer=("SDPA, is_causal", 0.65),
+    ratio=Spread(0.15, 0.14, 0.16),
+    speedup=Spread(6.5, 6.4, 6.6),
+    difference=Spread(-5.5e5, -6e5, -5e5),
+    samples=7,
+)
+BESIDE = dataclasses.replace(FAST, case=Case("beside", "group", "what is beside", build))
+MISSING = Measured(Case("missing", "group", "what is missing", build), skipped="it is not installed")
 WRONG = Measured(Case("wrong", "group", "what is wrong", build, (Bar("ratio", 9),)), failed="wrong, so not timed: off")
 
 
@@ -69,24 +81,50 @@ def test_json_holds_all_that_a_reader_needs():
         "what": "what is good",
         "seconds": {"weights.entropy": 0.5, "one fused causal forward": 0.4},
         "ratio": {"median": 1.25, "low": 1.2, "high": 1.28},
+        "speedup": {"median": 0.8, "low": 0.78, "high": 0.83},
         "difference_us": {"median": 1e5, "low": 0.9e5, "high": 1.1e5},
         "memory_mb": 12.3,
         "peer_share_of_peak": 0.9,
         "samples": 7,
         "checked": "everything",
         "failed": None,
+        "skipped": None,
         "bars": [
-            {"quantity": "ratio", "unit": "x", "at_most": 1.3, "measured": 1.25, "met": True},
-            {"quantity": "memory", "unit": "MB", "at_most": 300, "measured": 12.3, "met": True},
+            {"quantity": "ratio", "unit": "x", "at_most": 1.3, "at_least": None, "measured": 1.25, "met": True},
+            {"quantity": "memory", "unit": "MB", "at_most": 300, "at_least": None, "measured": 12.3, "met": True},
         ],
         "verdict": "met",
     }
-    assert slow["bars"] == [{"quantity": "difference", "unit": "µs", "at_most": 60, "measured": 100.0, "met": False}]
+    assert slow["bars"] == [
+        {"quantity": "difference", "unit": "µs", "at_most": 60, "at_least": None, "measured": 100.0, "met": False}
+    ]
     assert slow["verdict"] == "missed"
     assert wrong["verdict"] == "failed"
     assert wrong["seconds"] == {}
     assert wrong["bars"][0]["measured"] is None
     assert {frozenset(each) for each in (slow, wrong)} == {frozenset(good)}
+
+
+def test_a_speedup_that_is_asked_is_shown_and_recorded_as_one():
+    text = bench.to_text(make(FAST))
+    row = next(line for line in text.splitlines() if line.startswith("fast"))
+    for words in ("100 ms", "650 ms", "6.500x", "6.400 to 6.600", "≥7x", "missed"):
+        assert words in row
+    assert "fast misses speedup: 6.5x, asked at least 7x as fast" in text
+    (bar,) = json.loads(bench.to_json(make(FAST)))["cases"][0]["bars"]
+    assert bar == {"quantity": "speedup", "unit": "x", "at_most": None, "at_least": 7, "measured": 6.5, "met": False}
+
+
+def test_a_peer_that_is_missing_is_a_line_and_no_miss():
+    report = make(BESIDE, MISSING)
+    assert report.met
+    text = bench.to_text(report)
+    assert "missing skipped: it is not installed" in text
+    assert "misses" not in text
+    beside, missing = json.loads(bench.to_json(report))["cases"]
+    assert (missing["verdict"], missing["skipped"], missing["seconds"]) == ("skipped", "it is not installed", {})
+    assert (beside["verdict"], beside["bars"]) == ("no bar", [])
+    assert "6.500x" in next(line for line in text.splitlines() if line.startswith("beside"))
 
 
 def test_a_run_is_met_only_if_every_case_is():
@@ -121,7 +159,7 @@ def test_the_drawn_table_says_what_the_plain_one_says(capsys, monkeypatch):
         "12 MB",
         "+100.0 µs",
         "90.0 to 110.0",
-        "1.3x, 300 MB",
+        "≤1.3x ≤300 MB",
         "missed",
         "failed",
         "slow misses difference",
@@ -140,7 +178,7 @@ def test_a_narrow_terminal_loses_the_quartiles_and_nothing_else(capsys, monkeypa
     drawn = printed(capsys, make(GOOD, SLOW, WRONG))
     assert "1.200 to 1.280" not in drawn
     row = next(line for line in drawn.splitlines() if line.startswith("good"))
-    for words in ("500 ms", "400 ms", "1.250x", "12 MB", "1.3x, 300 MB", "met"):
+    for words in ("500 ms", "400 ms", "1.250x", "12 MB", "≤1.3x ≤300 MB", "met"):
         assert words in row
 
 

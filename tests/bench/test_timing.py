@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from regard.bench.timing import SHORTEST_SAMPLE, Spread, Subject, differences, interleave, ratios
+from regard.bench.timing import SHORTEST_SAMPLE, VERY_LONG, Spread, Subject, differences, interleave, ratios
 
 
 class Clock:
@@ -121,11 +121,33 @@ def test_every_call_gets_an_input_of_its_own_made_off_the_clock():
     assert len(set(map(id, used))) == len(used)
 
 
-@pytest.mark.parametrize(("seconds_a_call", "rounds"), [(100.0, 5), (1.0, 10), (0.01, 51)])
+@pytest.mark.parametrize(("seconds_a_call", "rounds"), [(100.0, 3), (10.0, 3), (9.0, 5), (1.0, 10), (0.01, 51)])
 def test_rounds_fit_the_time_within_limits(seconds_a_call: float, rounds: int):
     clock = Clock()
     samples = interleave([Subject("s", clock.passing(seconds_a_call))], seconds=10.0, clock=clock)
     assert len(samples["s"]) == rounds
+
+
+@pytest.mark.parametrize(("seconds_a_call", "rounds"), [(100.0, 1), (1.5, 2), (0.01, 4)])
+def test_rounds_stay_within_the_limits_that_are_given(seconds_a_call: float, rounds: int):
+    clock = Clock()
+    subject = Subject("s", clock.passing(seconds_a_call))
+    samples = interleave([subject], seconds=3.0, least=1, most=4, clock=clock)
+    assert len(samples["s"]) == rounds
+
+
+@pytest.mark.parametrize(("seconds_a_call", "before"), [(VERY_LONG, 1), (1.0, BEFORE), (0.01, BEFORE_SHORT)])
+def test_a_call_that_takes_seconds_is_not_made_again_to_learn_how_long_it_takes(seconds_a_call: float, before: int):
+    clock = Clock()
+    calls = 0
+
+    def call(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        clock.now += seconds_a_call
+
+    interleave([Subject("s", call)], repeats=2, clock=clock)
+    assert calls - before == 2
 
 
 def test_progress_is_told_after_every_round():

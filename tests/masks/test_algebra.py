@@ -131,7 +131,10 @@ def test_lowering_finds_what_the_kernels_can_be_told():
     assert found["valid"][:, 0, 0].tolist() == [[True] * 2 + [False] * 4, [True] * 5 + [False]]
     assert torch.equal(found["rest"].block(slice(0, 4), slice(0, 6))[0, 0], rest.to_dense(4, 6))
     assert lower(None, sizes) == {}
-    assert set(lower((masks.causal() | masks.prefix(1)).bind(sizes), sizes)) == {"rest"}
+    assert torch.equal(
+        found["view"].block(slice(0, 4), slice(0, 6)), mask.bind(sizes).block(slice(0, 4), slice(0, 6), sizes)
+    )
+    assert set(lower((masks.causal() | masks.prefix(1)).bind(sizes), sizes)) == {"rest", "view"}
 
 
 BLOCKED = {

@@ -3,44 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
-
-import torch
-from torch import Tensor
 
 from regard.bench.timing import Spread, Subject
 
-__all__ = ["Bar", "Case", "Disagreement", "Duel", "Measured", "Solo", "close_to", "within_budget"]
+__all__ = ["Bar", "Case", "Disagreement", "Duel", "Measured", "Missing", "Solo"]
 
-Quantity = Literal["ratio", "difference", "memory", "seconds"]
-UNITS: dict[Quantity, str] = {"ratio": "x", "difference": "µs", "memory": "MB", "seconds": "s"}
+Quantity = Literal["ratio", "speedup", "difference", "memory", "seconds"]
+UNITS: dict[Quantity, str] = {"ratio": "x", "speedup": "x", "difference": "µs", "memory": "MB", "seconds": "s"}
 
 
 class Disagreement(ValueError):
     """A result is wrong, so how fast it comes is of no interest."""
 
 
+class Missing(ImportError):
+    """A peer is not installed, or does not work on this machine: there is nothing to compare with."""
+
+
 @dataclass(frozen=True)
 class Bar:
-    """What a case is held to: ``quantity <= at_most``.
+    """What a case is held to: ``quantity <= at_most``, or ``quantity >= at_least``.
 
     >>> Bar("ratio", 1.05).describe()
     'at most 1.05x'
+    >>> Bar("speedup", at_least=7).describe()
+    'at least 7x as fast'
 
     Args:
-        quantity: "ratio" (subject over peer), "difference" (subject minus peer, microseconds), "memory" (peak beyond
-            what was in use before the call, MB of 10^6 bytes) or "seconds".
+        quantity: "ratio" (subject over peer), "speedup" (peer over subject), "difference" (subject minus peer,
+            microseconds), "memory" (peak beyond what was in use before the call, MB of 10^6 bytes) or "seconds".
         at_most: in the unit of the quantity.
+        at_least: likewise.
+
+    Raises:
+        ValueError: unless exactly one of the limits is given.
     """
 
     quantity: Quantity
-    at_most: float
+    at_most: float | None = None
+    at_least: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(f"Bar({self.quantity!r}): expected at_most or at_least, and not both")
+
+    def met_by(self, value: float) -> bool:
+        """Whether a measured value is within the limit."""
+        if self.at_least is not None:
+            return value >= self.at_least
+        return self.at_most is not None and value <= self.at_most
 
     def describe(self) -> str:
         """The bar in words."""
-        space = "" if self.quantity == "ratio" else " "
-        return f"at most {self.at_most:g}{space}{UNITS[self.quantity]}"
+        limit = self.at_most if self.at_least is None else self.at_least
+        space = "" if UNITS[self.quantity] == "x" else " "
+        side = "at most" if self.at_least is None else "at least"
+        return f"{side} {limit:g}{space}{UNITS[self.quantity]}{' as fast' if self.quantity == 'speedup' else ''}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,12 @@ class Case:
     bars: tuple[Bar, ...] = ()
     memory: bool = False
 
+    @property
+    def shown(self) -> Quantity:
+        """How the table relates subject and peer: as the first bar that does, or as a speedup."""
+        related: tuple[Quantity, ...] = ("ratio", "speedup", "difference")
+        return next((bar.quantity for bar in self.bars if bar.quantity in related), "speedup")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -104,106 +130,59 @@ class Measured:
         subject: name and median seconds of one call.
         peer: likewise; None where nothing is compared.
         ratio: subject over peer.
+        speedup: peer over subject.
         difference: subject minus peer, microseconds.
         memory: peak beyond what was in use before the call, MB.
         samples: rounds behind each number.
         share_of_peak: the peer's operations a second over the matrix-product peak; None if not counted.
         checked: what was compared before timing.
         failed: why there are no numbers, or None.
+        skipped: likewise, where the peer is missing and nothing is wrong.
     """
 
     case: Case
     subject: tuple[str, float] | None = None
     peer: tuple[str, float] | None = None
     ratio: Spread | None = None
+    speedup: Spread | None = None
     difference: Spread | None = None
     memory: float | None = None
     samples: int = 0
     share_of_peak: float | None = None
     checked: str = ""
     failed: str | None = None
+    skipped: str | None = None
+
+    def spread(self, quantity: Quantity) -> Spread | None:
+        """A quantity that relates subject and peer, with its quartiles."""
+        spreads: dict[Quantity, Spread | None] = {
+            "ratio": self.ratio,
+            "speedup": self.speedup,
+            "difference": self.difference,
+        }
+        return spreads.get(quantity)
 
     def value(self, quantity: Quantity) -> float | None:
         """The median of a quantity, in the unit of its bar."""
-        if quantity == "ratio":
-            return None if self.ratio is None else self.ratio.median
-        if quantity == "difference":
-            return None if self.difference is None else self.difference.median
         if quantity == "memory":
             return self.memory
-        return self.subject and self.subject[1]
+        if quantity == "seconds":
+            return self.subject and self.subject[1]
+        spread = self.spread(quantity)
+        return None if spread is None else spread.median
 
     def met(self, bar: Bar) -> bool:
         """Whether the bar is met. What could not be measured is missed."""
         value = self.value(bar.quantity)
-        return self.failed is None and value is not None and value <= bar.at_most
+        return self.failed is None and value is not None and bar.met_by(value)
 
     @property
-    def verdict(self) -> Literal["met", "missed", "failed", "no bar"]:
+    def verdict(self) -> Literal["met", "missed", "failed", "skipped", "no bar"]:
         """One word: "failed" without numbers, "missed" if any bar is missed."""
         if self.failed is not None:
             return "failed"
+        if self.skipped is not None:
+            return "skipped"
         if not self.case.bars:
             return "no bar"
         return "met" if all(self.met(bar) for bar in self.case.bars) else "missed"
-
-
-def within_budget(what: str, got: Tensor, peer: Tensor, truth: Tensor) -> float:
-    """Require that ``got`` is about as close to the truth as the peer is, in every slice over the last two axes.
-
-    ``max|got - truth| <= 2 * (max|peer - truth| + eps * max|truth|)``, with eps of got's dtype.
-
-    Args:
-        what: how to call it in the error.
-        got: the result.
-        peer: another implementation's result, of the same dtype.
-        truth: the definition's result in float64.
-
-    Returns:
-        The largest share of the budget that was used.
-
-    Raises:
-        Disagreement: naming the slice that is worst, or what is not finite, or shapes that differ.
-    """
-    _same_shape(what, got, truth)
-    _same_shape(f"the peer's {what}", peer, truth)
-    eps = torch.finfo(got.dtype).eps
-    error = (got.double() - truth).abs().amax((-2, -1))
-    budget = 2 * ((peer.double() - truth).abs().amax((-2, -1)) + eps * truth.abs().amax((-2, -1)))
-    used = torch.where(error == 0, torch.zeros_like(error), error / budget)
-    if not bool((used <= 1).all()):
-        worst = int(used.flatten().nan_to_num(nan=torch.inf).argmax())
-        raise Disagreement(
-            f"{what}: off by {error.flatten()[worst]:.3g} in slice {worst}; allowed are {budget.flatten()[worst]:.3g}"
-        )
-    return float(used.max())
-
-
-def close_to(what: str, got: Tensor, truth: Tensor, *, ulps: float) -> float:
-    """Require ``|got - truth| <= ulps * eps * max|truth|``, the maximum over the last axis, and return the worst error.
-
-    Args:
-        what: how to call it in the error.
-        got: the result.
-        truth: the definition's result in float64.
-        ulps: how many eps of got's dtype are allowed; from the length of the computation, not from what comes out.
-
-    Raises:
-        Disagreement: with the largest error, or what is not finite, or shapes that differ.
-    """
-    _same_shape(what, got, truth)
-    allowed = ulps * torch.finfo(got.dtype).eps * truth.abs().amax(-1)
-    error = (got.double() - truth).abs().amax(-1)
-    if not bool((error <= allowed).all()):
-        worst = int((error - allowed).argmax())
-        raise Disagreement(
-            f"{what}: off by {error.flatten()[worst]:.3g} in row {worst}; allowed are {allowed.flatten()[worst]:.3g}"
-        )
-    return float(error.max())
-
-
-def _same_shape(what: str, got: Tensor, truth: Tensor) -> None:
-    if got.shape != truth.shape:
-        raise Disagreement(f"{what}: shape {tuple(got.shape)}; expected {tuple(truth.shape)}")
-    if not bool(torch.isfinite(got).all()):
-        raise Disagreement(f"{what}: holds NaN or inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from regard.bench import functions, layers, questions
+from regard.bench import decode, dropout, functions, layers, masked, peers, questions
 from regard.bench.case import Bar, Case, Solo
 from regard.bench.machine import import_seconds
 
@@ -18,7 +18,16 @@ IMPORT = Case(
     lambda: Solo("import regard", import_seconds),
     (Bar("seconds", 0.15),),
 )
-ALL: tuple[Case, ...] = (*functions.CASES, *questions.CASES, *layers.CASES, IMPORT)
+ALL: tuple[Case, ...] = (
+    *functions.CASES,
+    *masked.CASES,
+    *decode.CASES,
+    *dropout.CASES,
+    *questions.CASES,
+    *layers.CASES,
+    *peers.CASES,
+    IMPORT,
+)
 
 
 def select(names: Sequence[str] = ()) -> tuple[Case, ...]:
@@ -43,6 +52,6 @@ def listing() -> str:
     """One line for each case: name, what it times, and what it is held to."""
     lines = []
     for case in ALL:
-        bars = ", ".join(bar.describe() for bar in case.bars)
+        bars = ", ".join(bar.describe() for bar in case.bars) or "no bar"
         lines.append(f"{case.name:20} {case.what}: {bars}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor
 
 import regard
 from regard import reference
-from regard.bench.case import Bar, Case, Duel, within_budget
+from regard.bench.case import Bar, Case, Duel
+from regard.bench.compare import within_budget
 from regard.bench.timing import Subject
 
 __all__ = ["CASES", "attention_duel", "exercise_duel"]
@@ -20,13 +22,40 @@ PEER = "F.scaled_dot_product_attention"
 
 
 def attention_duel(
-    query_len: int = 2048, *, num_heads: int = 8, width: int = 64, causal: bool = False, backward: bool = False
+    query_len: int = 2048,
+    *,
+    num_heads: int = 8,
+    width: int = 64,
+    value_width: int | None = None,
+    causal: bool = False,
+    backward: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Duel:
-    """Attention over (1, num_heads, query_len, width) in float32, with or without the gradients of q, k and v."""
+    """Attention over (1, num_heads, query_len, width), with or without the gradients of q, k and v.
+
+    Args:
+        query_len: L, and S.
+        num_heads: H.
+        width: D.
+        value_width: Dv; D if None.
+        causal: both with their causal mask.
+        backward: with the gradients of q, k and v.
+        dtype: of the inputs.
+    """
     generator = torch.Generator().manual_seed(0)
-    q, k, v, grad = torch.randn(4, 1, num_heads, query_len, width, generator=generator).unbind()
+    shape = (1, num_heads, query_len)
+    q, k = torch.randn(2, *shape, width, generator=generator).to(dtype).unbind()
+    v, grad = torch.randn(2, *shape, value_width or width, generator=generator).to(dtype).unbind()
     # Two matrix products forward; five backward, which computes the scores again.
-    flops = 4.0 * num_heads * query_len * query_len * width * (0.5 if causal else 1.0) * (3.5 if backward else 1.0)
+    flops = (
+        2.0
+        * num_heads
+        * query_len
+        * query_len
+        * (width + v.shape[-1])
+        * (0.5 if causal else 1.0)
+        * (3.5 if backward else 1.0)
+    )
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return regard.attention(q, k, v, regard.masks.causal() if causal else None)[0]
@@ -102,28 +131,34 @@ def _definition(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, grad: Tensor |
     return tuple(torch.stack(parts, dim=1) for parts in zip(*results, strict=True))  # (1, H, L, D) each
 
 
+def _case(
+    name: str,
+    what: str,
+    bar: Bar,
+    *,
+    group: str = "attention",
+    causal: bool = False,
+    backward: bool = False,
+    value_width: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Case:
+    return Case(
+        name,
+        group,
+        f"attention() {what}, L 2048, {'forward and backward' if backward else 'forward'}",
+        partial(attention_duel, causal=causal, backward=backward, value_width=value_width, dtype=dtype),
+        (bar,),
+    )
+
+
 CASES = (
-    Case("dense", "attention", "attention() dense, L 2048, forward", attention_duel, (Bar("ratio", 1.05),)),
-    Case(
-        "causal",
-        "attention",
-        "attention() causal, L 2048, forward",
-        lambda: attention_duel(causal=True),
-        (Bar("ratio", 1.05),),
-    ),
-    Case(
-        "dense-training",
-        "attention",
-        "attention() dense, L 2048, forward and backward",
-        lambda: attention_duel(backward=True),
-        (Bar("ratio", 1.05),),
-    ),
-    Case(
-        "causal-training",
-        "attention",
-        "attention() causal, L 2048, forward and backward",
-        lambda: attention_duel(causal=True, backward=True),
-        (Bar("ratio", 1.05),),
-    ),
+    _case("dense", "dense", Bar("ratio", 1.03)),
+    _case("causal", "causal", Bar("ratio", 1.03), causal=True),
+    _case("dense-training", "dense", Bar("ratio", 1.05), backward=True),
+    _case("causal-training", "causal", Bar("ratio", 1.05), causal=True, backward=True),
     Case("exercise", "attention", "attention() at N 20, L 5, d_k 512, d_v 64", exercise_duel, (Bar("difference", 60),)),
+    _case("bfloat16", "causal, bfloat16", Bar("ratio", 1.03), group="half", causal=True, dtype=torch.bfloat16),
+    _case("float16", "causal, float16", Bar("ratio", 1.03), group="half", causal=True, dtype=torch.float16),
+    _case("narrow-values", "dense, Dv 32", Bar("speedup", at_least=2.5), group="values", value_width=32),
+    _case("wide-values", "dense, Dv 128", Bar("speedup", at_least=1.4), group="values", value_width=128),
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_extra", "peak_extra_of_case"]
+__all__ = ["peak_extra", "peak_extra_of_case", "peak_extra_of_module"]
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -44,11 +44,24 @@ def peak_extra_of_case(name: str, *, threads: int) -> float:
     Raises:
         RuntimeError: with the process's last line, if it fails.
     """
-    command = [sys.executable, "-m", "regard.bench.memory", name, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return peak_extra_of_module("regard.bench.memory", name, str(threads), what=repr(name))
+
+
+def peak_extra_of_module(module: str, *arguments: str, what: str) -> float:
+    """What ``python -m module arguments`` measured: its last line on stdout is JSON with ``peak_extra_mb``.
+
+    Args:
+        module: that measures.
+        arguments: of the process.
+        what: how to call it in the error.
+
+    Raises:
+        RuntimeError: with the process's last line, if it fails.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
-            f"measuring the memory of {name!r} failed: {(done.stderr.strip() or 'no output').splitlines()[-1]}"
+            f"measuring the memory of {what} failed: {(done.stderr.strip() or 'no output').splitlines()[-1]}"
         )
     return float(json.loads(done.stdout.splitlines()[-1])["peak_extra_mb"])
 

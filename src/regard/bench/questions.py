@@ -12,7 +12,8 @@ from torch import Tensor
 
 import regard
 from regard import reference
-from regard.bench.case import Bar, Case, Disagreement, Duel, close_to
+from regard.bench.case import Bar, Case, Disagreement, Duel
+from regard.bench.compare import ULPS, close_to
 from regard.bench.timing import Subject
 
 __all__ = ["CASES", "QUESTIONS", "question_duel"]
@@ -21,8 +22,6 @@ QUERY_LEN = 8192
 ROW = 4000
 TOP = 8
 CELLS = 512
-# The error of a weight is about that of its score, some eps times the largest score; measured are 2 to 30 of these.
-ULPS = 200
 
 Ask = Callable[[regard.AttentionWeights], Any]
 Check = Callable[[Any, Tensor, Tensor], str]

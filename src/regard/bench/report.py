@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from regard.bench.case import UNITS, Bar, Measured
+from regard.bench.case import UNITS, Bar, Case, Measured
+from regard.bench.machine import Machine
 from regard.bench.runner import Report
 
-__all__ = ["SCHEMA", "show", "to_json", "to_text"]
+__all__ = ["SCHEMA", "heading", "limits", "show", "table_text", "time_words", "to_json", "to_text"]
 
-SCHEMA = 1
-HEADINGS = ("case", "regard", "peer", "against it", "quartiles", "memory", "at most", "verdict")
+# 2 adds `speedup`, `skipped` and a bar's `at_least`; nothing of 1 is gone, but a bar has one of two limits.
+SCHEMA = 2
+HEADINGS = ("case", "regard", "peer", "ratio", "quartiles", "memory", "asked", "verdict")
 SPREAD = HEADINGS.index("quartiles")
 
 
@@ -27,18 +29,18 @@ def show(report: Report) -> None:
         print(to_text(report))
         return
     console = Console(highlight=False)
-    colours = {"met": "green", "missed": "bold red", "failed": "bold red", "no bar": ""}
+    colours = {"met": "green", "missed": "bold red", "failed": "bold red", "skipped": "yellow", "no bar": ""}
     rows = [_cells(result) for result in report.results]
     # The quartiles go first where the terminal is narrow; a table that wraps cannot be read.
     columns = [index for index in range(len(HEADINGS)) if index != SPREAD or _width(rows) <= console.width]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index in columns:
-        left = HEADINGS[index] in ("case", "at most", "verdict")
+        left = HEADINGS[index] in ("case", "asked", "verdict")
         table.add_column(HEADINGS[index], justify="left" if left else "right", no_wrap=True)
     for result, row in zip(report.results, rows, strict=True):
         *cells, verdict = (row[index] for index in columns)
         table.add_row(*(Text(cell) for cell in cells), Text(verdict, style=colours[result.verdict]))
-    console.print(Text(_heading(report)))
+    console.print(Text(heading(report.machine, report.version)))
     console.print(table)
     for line in _endnotes(report):
         console.print(Text(line))
@@ -46,27 +48,32 @@ def show(report: Report) -> None:
 
 def to_text(report: Report) -> str:
     """The report as plain text."""
-    rows = [HEADINGS, *(_cells(result) for result in report.results)]
+    lines = table_text([HEADINGS, *(_cells(result) for result in report.results)])
+    return "\n".join([heading(report.machine, report.version), *lines, *_endnotes(report)])
+
+
+def table_text(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns; the first is the headings."""
     widths = _widths(rows)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([_heading(report), *lines, *_endnotes(report)])
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def _width(rows: Sequence[Sequence[str]]) -> int:
-    return sum(_widths(rows)) + 2 * (len(HEADINGS) - 1)
+    return sum(_widths([HEADINGS, *rows])) + 2 * (len(HEADINGS) - 1)
 
 
 def to_json(report: Report) -> str:
     """The report as JSON, schema version :data:`SCHEMA`.
 
     The keys: ``schema``, ``regard``, ``date``, ``machine``, ``settings``, ``met`` and ``cases``; for each case
-    ``name``, ``group``, ``what``, ``seconds`` (medians of one call, by subject), ``ratio``, ``difference_us``,
-    ``memory_mb``, ``peer_share_of_peak``, ``samples``, ``checked``, ``failed``, ``bars`` and ``verdict``.
-    What was not measured is null.
+    ``name``, ``group``, ``what``, ``seconds`` (medians of one call, by subject), ``ratio`` (subject over peer),
+    ``speedup`` (peer over subject), ``difference_us``, ``memory_mb``, ``peer_share_of_peak``, ``samples``,
+    ``checked``, ``failed``, ``skipped``, ``bars`` (each with ``at_most`` or ``at_least``, the other null) and
+    ``verdict``. What was not measured is null.
     """
     machine = asdict(report.machine)
     machine["peak_gflops"] = round(machine.pop("peak"), 1)
@@ -91,12 +98,14 @@ def _record(result: Measured) -> dict[str, Any]:
         "what": result.case.what,
         "seconds": dict(timed),
         "ratio": result.ratio and asdict(result.ratio),
+        "speedup": result.speedup and asdict(result.speedup),
         "difference_us": result.difference and asdict(result.difference),
         "memory_mb": result.memory,
         "peer_share_of_peak": result.share_of_peak,
         "samples": result.samples,
         "checked": result.checked,
         "failed": result.failed,
+        "skipped": result.skipped,
         "bars": [_bar_record(result, bar) for bar in result.case.bars],
         "verdict": result.verdict,
     }
@@ -107,34 +116,42 @@ def _bar_record(result: Measured, bar: Bar) -> dict[str, Any]:
         "quantity": bar.quantity,
         "unit": UNITS[bar.quantity],
         "at_most": bar.at_most,
+        "at_least": bar.at_least,
         "measured": result.value(bar.quantity),
         "met": result.met(bar),
     }
 
 
-def _heading(report: Report) -> str:
-    machine = report.machine
-    heading = (
-        f"regard {report.version}, torch {machine.torch}, {machine.threads} threads\n"
+def heading(machine: Machine, version: str) -> str:
+    """What the numbers were measured with and on."""
+    words = (
+        f"regard {version}, torch {machine.torch}, {machine.threads} threads\n"
         f"{machine.cpu}, {machine.cores} cores, {machine.vector}\n"
         f"float32 matrix product: {machine.peak:.0f} GFLOP/s at its best\n"
     )
     if machine.busy:
-        heading += f"Others were using this machine (load {machine.load:.1f}): the numbers say little.\n"
-    return heading
+        words += f"Others were using this machine (load {machine.load:.1f}): the numbers say little.\n"
+    return words
 
 
 def _endnotes(report: Report) -> list[str]:
-    notes = ["", "Against it: median over the rounds. Memory: peak of one call beyond what was in use."]
+    notes = [
+        "",
+        "Ratio: regard's time over the peer's, the median over the rounds;",
+        "where at least (≥) or nothing is asked, the peer's over regard's.",
+        "Memory: peak of one call beyond what was in use.",
+    ]
     if report.quick:
         notes.append("A quick run: an impression, not a record.")
     for result in report.results:
         if result.failed is not None:
             notes.append(f"{result.case.name} failed: {result.failed}")
+        if result.skipped is not None:
+            notes.append(f"{result.case.name} skipped: {result.skipped}")
         notes.extend(
             f"{result.case.name} misses {bar.quantity}: {_measured(result, bar)}, asked {bar.describe()}"
             for bar in result.case.bars
-            if result.failed is None and not result.met(bar)
+            if result.verdict == "missed" and not result.met(bar)
         )
     return notes
 
@@ -145,27 +162,33 @@ def _measured(result: Measured, bar: Bar) -> str:
 
 
 def _cells(result: Measured) -> tuple[str, ...]:
-    bars = result.case.bars
-    if any(bar.quantity == "difference" for bar in bars):
-        against, sign, digits, unit = result.difference, "+", ".1f", " µs"
-    else:
-        against, sign, digits, unit = result.ratio, "", ".3f", "x"
+    shown = result.case.shown
+    sign, digits, unit = ("+", ".1f", " µs") if shown == "difference" else ("", ".3f", "x")
+    against = result.spread(shown)
     return (
         result.case.name,
-        _seconds(result.subject),
-        _seconds(result.peer),
+        "" if result.subject is None else time_words(result.subject[1]),
+        "" if result.peer is None else time_words(result.peer[1]),
         "" if against is None else f"{against.median:{sign}{digits}}{unit}",
         "" if against is None else f"{against.low:{digits}} to {against.high:{digits}}",
         "" if result.memory is None else f"{result.memory:.0f} MB",
-        ", ".join(bar.describe().removeprefix("at most ") for bar in bars),
+        limits(result.case),
         result.verdict,
     )
 
 
-def _seconds(timed: tuple[str, float] | None) -> str:
-    if timed is None:
-        return ""
-    seconds = timed[1]
+def limits(case: Case) -> str:
+    """What a case is held to, in the few signs that a column has room for."""
+    words = " ".join(bar.describe().removesuffix(" as fast") for bar in case.bars)
+    return words.replace("at most ", "≤").replace("at least ", "≥")
+
+
+def time_words(seconds: float) -> str:
+    """Seconds with three digits, in the unit that suits them.
+
+    >>> time_words(0.00526)
+    '5.26 ms'
+    """
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"

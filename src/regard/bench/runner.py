@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-
-import torch
+from typing import TypedDict
 
 from regard import __version__
-from regard.bench.case import Case, Disagreement, Measured, Solo
+from regard.bench.case import Case, Disagreement, Measured, Missing, Solo
 from regard.bench.cases import select
 from regard.bench.machine import Machine, describe
 from regard.bench.memory import peak_extra_of_case
 from regard.bench.progress import Progress
+from regard.bench.settings import check_settings, threads_set
 from regard.bench.timing import Spread, differences, interleave, ratios
-from regard.look.files import check_target, write_atomically
+from regard.look.files import write_atomically
 
 __all__ = ["Report", "measure", "run"]
 
+# An impression: one round where it is long, three where they are short.
 QUICK_REPEATS = 3
+QUICK_SECONDS = 3.0
 SOLO_REPEATS = 5
+
+
+class Effort(TypedDict, total=False):
+    """What :func:`interleave` takes; its own choice where empty."""
+
+    seconds: float
+    least: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Report:
     @property
     def met(self) -> bool:
         """Whether every bar is met and no case failed."""
-        return all(result.verdict in ("met", "no bar") for result in self.results)
+        return all(result.verdict in ("met", "no bar", "skipped") for result in self.results)
 
 
 def run(
@@ -64,7 +73,7 @@ def run(
 
     Args:
         only: names of cases or groups; all if empty.
-        quick: three samples of each subject, where ``repeats`` does not say otherwise.
+        quick: at most three samples of each subject, where ``repeats`` does not say otherwise.
         repeats: samples of each subject; as many as fit in some ten seconds a case if None.
         threads: that torch may use; unchanged if None.
         json: also write the report to this file, whole or not at all.
@@ -78,20 +87,14 @@ def run(
         FileNotFoundError: when the folder of ``json`` does not exist; before anything is timed.
     """
     cases = select(only)
-    for name, number in (("--repeats", repeats), ("--threads", threads)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name}: got {number}; expected at least 1")
-    if json is not None:
-        if not json.absolute().parent.exists():
-            raise FileNotFoundError(f"--json: the folder {json.absolute().parent} does not exist")
-        check_target(json, "--json")
-    if repeats is None and quick:
-        repeats = QUICK_REPEATS
-    with _threads(threads), Progress(len(cases)) as progress:
+    check_settings(repeats=repeats, threads=threads, json=json)
+    with threads_set(threads), Progress(len(cases)) as progress:
         progress.stage("the machine's matrix-product peak")
         machine = describe()
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        results = tuple(measure(case, repeats=repeats, machine=machine, progress=progress) for case in cases)
+        results = tuple(
+            measure(case, repeats=repeats, quick=quick, machine=machine, progress=progress) for case in cases
+        )
     report = Report(machine, date, __version__, quick, repeats, results)
     if json is not None:
         from regard.bench.report import to_json
@@ -100,24 +103,27 @@ def run(
     return report
 
 
-def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Progress) -> Measured:
+def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Progress, quick: bool = False) -> Measured:
     """Everything about one case. A result that is wrong is not timed, and any error becomes a failed result."""
     progress.begin(case.name)
+    effort: Effort = {"seconds": QUICK_SECONDS, "least": 1, "most": QUICK_REPEATS} if quick else {}
     try:
         progress.stage("making the inputs")
         contest = case.build()
         if isinstance(contest, Solo):
-            return _solo(case, contest, repeats or SOLO_REPEATS, progress)
+            return _solo(case, contest, repeats or (QUICK_REPEATS if quick else SOLO_REPEATS), progress)
         progress.stage("comparing the results")
         checked = contest.check()
         progress.stage("timing")
-        samples = interleave((contest.subject, contest.peer), repeats=repeats, progress=progress.advance)
+        samples = interleave((contest.subject, contest.peer), repeats=repeats, progress=progress.advance, **effort)
         subject, peer = samples[contest.subject.name], samples[contest.peer.name]
         peer_median = statistics.median(peer)
         memory = None
         if case.memory:
             progress.stage("peak memory")
             memory = peak_extra_of_case(case.name, threads=machine.threads)
+    except Missing as missing:
+        return Measured(case, skipped=str(missing))
     except Disagreement as wrong:
         return Measured(case, failed=f"wrong, so not timed: {wrong}")
     except Exception as error:
@@ -128,6 +134,7 @@ def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Prog
         subject=(contest.subject.name, statistics.median(subject)),
         peer=(contest.peer.name, peer_median),
         ratio=ratios(subject, peer),
+        speedup=ratios(peer, subject),
         difference=Spread(*(1e6 * seconds for seconds in (difference.median, difference.low, difference.high))),
         memory=memory,
         samples=len(subject),
@@ -143,14 +150,3 @@ def _solo(case: Case, solo: Solo, repeats: int, progress: Progress) -> Measured:
         seconds.append(solo.sample())
         progress.advance(index + 1, repeats)
     return Measured(case, subject=(solo.name, statistics.median(seconds)), samples=repeats)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

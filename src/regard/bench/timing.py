@@ -20,6 +20,8 @@ __all__ = ["Spread", "Subject", "differences", "interleave", "ratios"]
 SHORTEST_SAMPLE = 2e-3
 # Seconds from which on a call need not be repeated to learn how long it takes.
 LONG = 0.1
+# Seconds from which on the first call says that too: what is slow in it for being the first is a small part.
+VERY_LONG = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,22 @@ def interleave(
     *,
     repeats: int | None = None,
     seconds: float = 10.0,
+    least: int = 5,
+    most: int = 51,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Mapping[str, list[float]]:
     """Time the subjects in turns, A B C, B C A, C A B, ..., and return the seconds of one call of each.
 
-    The first call of each subject is thrown away: it loads code and touches memory for the first time.
+    The first call of each subject is in no round: it loads code and touches memory for the first time.
 
     Args:
         subjects: what to time; their names differ.
-        repeats: rounds. If None, as many as fit in ``seconds``, at least 5 and at most 51.
+        repeats: rounds. If None, as many as fit in ``seconds``, within ``least`` and ``most``; three are enough where
+            a round alone takes ``seconds`` or longer.
         seconds: what all rounds together may take, roughly.
+        least: rounds to take where they take longer than ``seconds``.
+        most: rounds to take where more would fit.
         clock: returns seconds.
         progress: called with (rounds done, rounds) after each round.
 
@@ -111,14 +118,16 @@ def interleave(
     calls: dict[str, int] = {}
     round_seconds = 0.0
     for subject in subjects:
-        _sample(subject, 1, clock)
         once = _sample(subject, 1, clock)
+        if once < VERY_LONG:
+            once = _sample(subject, 1, clock)
         if once < LONG:
             # The shortest of three: one slow call would leave too few calls in a sample for the whole run.
             once = min(once, _sample(subject, 1, clock), _sample(subject, 1, clock))
         calls[subject.name] = max(1, math.ceil(SHORTEST_SAMPLE / max(once, 1e-9)))
         round_seconds += calls[subject.name] * once
-    rounds = repeats or min(51, max(5, int(seconds / max(round_seconds, 1e-9))))
+    least = min(least, 3) if round_seconds >= seconds else least
+    rounds = repeats or min(most, max(least, int(seconds / max(round_seconds, 1e-9))))
     samples: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for index in range(rounds):
         first = index % len(subjects)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.engine import kernels, rows
+from regard.engine import kernels, rows, tiled
 from regard.engine.merge import merge, with_sinks
 from regard.engine.plan import Plan
 from regard.engine.problem import Problem, compute_dtype, crop
-from regard.engine.tiles import Tile
+from regard.engine.simple import Rectangle
 
 __all__ = ["backward", "empty_rows", "forward", "readable", "sanitize"]
 
@@ -70,14 +70,16 @@ def forward(problem: Problem, v: Tensor, plan: Plan, seed: int) -> tuple[Tensor,
     if plan.kernel == "rows":
         return rows.forward(problem, v, seed)
     b, h, query_len, _ = problem.dims
-    if len(plan.tiles) == 1 and plan.tiles[0].rows == slice(0, query_len):
-        out, lse = _tile_forward(problem, v, plan.tiles[0])
+    if plan.units:
+        out, lse = tiled.forward(problem, v, plan)
+    elif len(plan.rectangles) == 1 and plan.rectangles[0].rows == slice(0, query_len):
+        out, lse = _tile_forward(problem, v, plan.rectangles[0])
     else:
         # Parts are summed in float32: rounded at each merge, half precision would miss its budget.
         out = v.new_zeros(b, h, query_len, v.shape[-1], dtype=compute_dtype(v.dtype))
         lse = torch.full((b, h, query_len), -torch.inf, dtype=compute_dtype(v.dtype), device=v.device)
         written = 0  # tiles come in order of rows; those of the same rows follow each other
-        for tile in plan.tiles:
+        for tile in plan.rectangles:
             part, part_lse = _tile_forward(problem, v, tile)
             if tile.rows.start < written:
                 part, part_lse = merge(out[:, :, tile.rows], lse[:, :, tile.rows], part, part_lse)
@@ -102,9 +104,11 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of q, k, v and, if ``bias_too``, of the bias: the same tiles, with the rows' global out and lse."""
     if plan.kernel == "rows" or bias_too:
-        return rows.backward(problem, v, out, lse, grad, grad_lse, seed)
-    if len(plan.tiles) == 1 and plan.tiles[0].rows == slice(0, problem.q.shape[2]):
-        tile = plan.tiles[0]
+        return rows.backward(problem, v, out, lse, grad, grad_lse, seed, bias_too=bias_too)
+    if plan.units:
+        return *tiled.backward(problem, v, plan, out, lse, grad, grad_lse), None
+    if len(plan.rectangles) == 1 and plan.rectangles[0].rows == slice(0, problem.q.shape[2]):
+        tile = plan.rectangles[0]
         dq, dk_part, dv_part = _tile_backward(problem, v, tile, out, lse, grad, grad_lse)
         if tile.keys == slice(0, v.shape[2]):
             return dq, dk_part, dv_part, None
@@ -113,7 +117,7 @@ def backward(
         return dq, dk, dv, None
     dtype = compute_dtype(v.dtype)  # sums over many tiles are kept in float32
     dq, dk, dv = (torch.zeros(t.shape, dtype=dtype, device=t.device) for t in (problem.q, problem.k, v))
-    for tile in plan.tiles:
+    for tile in plan.rectangles:
         r, c = tile.rows, tile.keys
         part_lse = None if grad_lse is None else grad_lse[:, :, r]
         parts = _tile_backward(problem, v, tile, out[:, :, r], lse[:, :, r], grad[:, :, r], part_lse)
@@ -127,7 +131,7 @@ def _crop_rows(t: Tensor, s: slice) -> Tensor:
     return t if s.start == 0 and s.stop == t.shape[2] else t[:, :, s]
 
 
-def _tile_mask(problem: Problem, tile: Tile) -> Tensor | None:
+def _tile_mask(problem: Problem, tile: Rectangle) -> Tensor | None:
     """What the fused op adds to the scores of this tile."""
     if tile.kind == "partial":
         return problem.additive(tile.rows, tile.keys)
@@ -141,10 +145,10 @@ def _tile_mask(problem: Problem, tile: Tile) -> Tensor | None:
     return bias if bias.stride(-1) == 1 or bias.shape[-1] == 1 else bias.contiguous()
 
 
-def _tile_forward(problem: Problem, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+def _tile_forward(problem: Problem, v: Tensor, tile: Rectangle) -> tuple[Tensor, Tensor]:
     additive, causal = _tile_mask(problem, tile), tile.kind == "causal"
     q, k, v = _crop_rows(problem.q, tile.rows), _crop_rows(problem.k, tile.keys), _crop_rows(v, tile.keys)
-    out, lse = kernels.flash(q, k, v, additive, causal=causal, scale=problem.options.scale)
+    out, lse = kernels.rectangle(q, k, v, additive, causal=causal, scale=problem.options.scale)
     if additive is None or (problem.options.valid is None and tile.kind != "partial"):
         return out, lse
     # The largest addend among the keys of each row: -inf means that the row reads nothing.
@@ -157,7 +161,7 @@ def _tile_forward(problem: Problem, v: Tensor, tile: Tile) -> tuple[Tensor, Tens
 
 
 def _tile_backward(
-    problem: Problem, v: Tensor, tile: Tile, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None
+    problem: Problem, v: Tensor, tile: Rectangle, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     return kernels.flash_backward(
         grad,

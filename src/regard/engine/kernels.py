@@ -10,7 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["flash", "flash_backward", "unavailable"]
+from regard.engine import decode
+
+__all__ = ["flash", "flash_backward", "one_width", "positive", "rectangle", "unavailable"]
+
+# More rows are never decoding: not worth a look.
+MOST_DECODED = 16
 
 
 def _op(name: str) -> Any:
@@ -33,6 +38,15 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
+def rectangle(
+    q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`flash`, or :func:`regard.engine.decode.decode` where so few rows read so many keys that it is faster."""
+    if q.shape[2] <= MOST_DECODED and not causal and decode.worthwhile(q, k):
+        return decode.decode(q, k, v, additive, scale=scale)
+    return flash(q, k, v, additive, causal=causal, scale=scale)
+
+
 def flash(
     q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, *, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -43,14 +57,14 @@ def flash(
     """
     assert _FORWARD is not None
     dv = v.shape[-1]
-    q, scale, _ = _positive(q, scale)
+    q, scale, _ = positive(q, scale)
     if q.shape[1] == k.shape[1] and q.shape[-1] == dv:  # nothing to fold or to pad
         out, lse = _FORWARD(
             _dense_rows(q), _dense_rows(k), _dense_rows(v), 0.0, causal, attn_mask=additive, scale=scale
         )
         return out, lse
     folding = _Folding(q, k, additive, causal=causal)
-    q, k, v = _one_width(q, k, v)
+    q, k, v = one_width(q, k, v)
     out, lse = _FORWARD(
         folding.rows(q), folding.keys(k), folding.keys(v), 0.0, causal, attn_mask=folding.mask(additive), scale=scale
     )
@@ -78,7 +92,7 @@ def flash_backward(
     """
     assert _BACKWARD is not None
     d, dv = q.shape[-1], v.shape[-1]
-    q, scale, factor = _positive(q, scale)
+    q, scale, factor = positive(q, scale)
     if grad_lse is not None:
         # The op knows no grad_lse. A column where grad is 1, out is -grad_lse and v is 0 puts it into rowsum(grad *
         # out).
@@ -86,7 +100,7 @@ def flash_backward(
         out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], dim=-1)
         v = F.pad(v, (0, 1))
     folding = _Folding(q, k, additive, causal=causal)
-    q, k, v = _one_width(q, k, v)
+    q, k, v = one_width(q, k, v)
     width = q.shape[-1]
     grad, out = _pad(grad, width), _pad(out, width)
     # A row without keys has lse -inf, and -inf - -inf is NaN; with any finite lse its P is exp(-inf) = 0.
@@ -160,7 +174,7 @@ class _Folding:
         return t.view(self.batch, self.kv_heads, self.group, *t.shape[2:]).sum(2)
 
 
-def _positive(q: Tensor, scale: float) -> tuple[Tensor, float, int]:
+def positive(q: Tensor, scale: float) -> tuple[Tensor, float, int]:
     """q, a positive scale, and the factor -1, 0 or 1 that q was multiplied by, which is exact in any dtype.
 
     The op multiplies by the scale after it has put -inf over the triangle: -inf * 0 is NaN, and * -1 is inf.
@@ -170,7 +184,7 @@ def _positive(q: Tensor, scale: float) -> tuple[Tensor, float, int]:
     return (-q, -scale, -1) if scale < 0 else (torch.zeros_like(q), 1.0, 0)
 
 
-def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The op wants one width for q, k and v: zeros pad the narrower side, and add nothing to any product."""
     width = max(q.shape[-1], v.shape[-1])
     return _pad(q, width), _pad(k, width), _pad(v, width)

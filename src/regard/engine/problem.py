@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["MaskView", "Options", "Problem", "compute_dtype", "crop", "pick"]
+__all__ = ["KeyIntervals", "MaskView", "Options", "Problem", "compute_dtype", "crop", "pick"]
 
 # Scores that may be in memory at once, over all batches and heads. 2^21 float32 are 8 MB: about a core's private
 # cache, and measured on CPU no slower than anything larger.
@@ -18,8 +18,27 @@ BLOCK_ELEMENTS = 1 << 21
 MOST_ROWS = 512
 
 
+class KeyIntervals(Protocol):
+    """The keys that each row reads, as intervals: integers ``lo`` and ``hi``, (B or 1, H or 1, L or 1, n)."""
+
+    @property
+    def lo(self) -> Tensor: ...
+
+    @property
+    def hi(self) -> Tensor: ...
+
+
 class MaskView(Protocol):
     """What the engine asks of a mask: blocks of it, and where the keys of some rows lie."""
+
+    @property
+    def remembered(self) -> bool:
+        """Whether the intervals are those of a mask made of numbers alone, found once and the same object each time."""
+        ...
+
+    def intervals(self) -> KeyIntervals | None:
+        """The keys of each row as a few intervals; None if they are not."""
+        ...
 
     def block(self, rows: slice, keys: slice) -> Tensor:
         """(B or 1, H or 1, rows, keys) booleans, True = may attend."""
@@ -43,7 +62,7 @@ class Options:
     """All of a problem that is not a differentiable tensor.
 
     The mask is the conjunction of three parts, each None if absent: ``causal`` (key <= query + causal), ``valid``
-    (per key, (B or 1, H or 1, 1, S)) and ``rest`` (anything).
+    (per key, (B or 1, H or 1, 1, S)) and ``rest`` (anything); ``view`` is all of it at once.
     """
 
     scale: float
@@ -51,11 +70,12 @@ class Options:
     causal: int | None = None
     valid: Tensor | None = None
     rest: MaskView | None = None
+    view: MaskView | None = None
     dropout: float = 0.0
 
     def versions(self) -> tuple[int, ...]:
-        """How often the tensors of the mask have been written to; parts lowered to copies do not count."""
-        return () if self.rest is None else self.rest.versions()
+        """How often the tensors of the mask have been written to: its intervals may be asked for again at any time."""
+        return () if self.view is None else self.view.versions()
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ def window(n: int) -> Mask:
     Args:
         n: how many keys a query sees, at least 1.
     """
-    return Band(validation.check_count(n, "window", 1) - 1, 0, f"window({n})")
+    return Band(validation.check_count(n, "window", 1) - 1, 0, "window")
 
 
 def band(left: int, right: int) -> Mask:
@@ -66,7 +66,7 @@ def band(left: int, right: int) -> Mask:
     ··■■
     """
     left, right = validation.check_count(left, "band left", 0), validation.check_count(right, "band right", 0)
-    return Band(left, right, f"band({left}, {right})")
+    return Band(left, right, "band")
 
 
 def padding(given: Tensor) -> Mask:

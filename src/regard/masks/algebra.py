@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from regard import validation
+from regard.masks.intervals import Intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from regard.masks.planning import MaskPlan
+
 __all__ = ["And", "Mask", "Not", "Or", "Sizes"]
+
+# Entries of a mask that are looked at together when its rule is not known.
+LOOKED_AT = 1 << 22
+# Entries of a rule that differs by sequence or head up to which all of them are looked at in search of intervals.
+MOST_LOOKED_AT = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,21 @@ class Mask(ABC):
     def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
         """An interval of keys that holds all that the queries [start, stop) may read; it may be wider than needed."""
         return 0, sizes.key_len
+
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        """The keys of each row as a few intervals, exactly; None if they are no few intervals.
+
+        A rule that does not know is asked for every entry, some rows at a time.
+        """
+        if sizes.query_len == 0 or sizes.key_len == 0:
+            return Intervals.everything(sizes.key_len, sizes.device)
+        probe = self.block(slice(0, 1), slice(0, 1), sizes)
+        maps = probe.shape[0] * probe.shape[1]
+        if maps > 1 and maps * sizes.query_len * sizes.key_len > MOST_LOOKED_AT:
+            return None  # as much to look at as there is to compute
+        step = max(1, LOOKED_AT // (sizes.key_len * maps))
+        rows = (slice(r, min(r + step, sizes.query_len)) for r in range(0, sizes.query_len, step))
+        return Intervals.of_blocks((self.block(r, slice(0, sizes.key_len), sizes) for r in rows), sizes.key_len)
 
     def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
         """The rectangle rows x keys of the mask, boolean, (B or 1, H or 1, rows, keys)."""
@@ -186,6 +209,31 @@ class Mask(ABC):
 
         return figures.mask(self, query_len, query_len if key_len is None else key_len, ax=ax)
 
+    def plan(
+        self, query_len: int, key_len: int | None = None, *, batch: int | None = None, num_heads: int | None = None
+    ) -> MaskPlan:
+        """What is left to do under this mask: its tiles, the share of the entries, the rectangles that are computed.
+
+        >>> from regard import masks
+        >>> masks.window(512).plan(16384)
+        MaskPlan(window(512), 16 384 queries x 16 384 keys: 3.08% of the entries left, 1 causal + 1 band tiles; ...)
+
+        Args:
+            query_len: L.
+            key_len: S; L if None.
+            batch: B, which with the heads decides whether a small problem is worth tiles; that of the mask's tensors,
+                or 1, if None.
+            num_heads: H, likewise.
+
+        Returns:
+            A :class:`regard.masks.planning.MaskPlan` to print, ask (``share``, ``tiles``, ``boxes()``) and ``plot()``:
+            what runs on CPU in float32, without a bias and with a key head for each query head.
+        """
+        from regard.masks.planning import plan_of
+
+        key_len = query_len if key_len is None else key_len
+        return plan_of(self, self._sizes(query_len, key_len, batch, num_heads, "cpu"))
+
     def _batch(self, default: int) -> int:
         """The batch size this mask was made for, or ``default``."""
         return default
@@ -218,6 +266,10 @@ class _Pair(Mask):
 
 @dataclass(frozen=True)
 class And(_Pair):
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        left, right = self.left.intervals(sizes), self.right.intervals(sizes)
+        return None if left is None else left & right
+
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return self.left.allowed(b, h, q, kv, sizes) & self.right.allowed(b, h, q, kv, sizes)
 
@@ -235,6 +287,10 @@ class And(_Pair):
 
 @dataclass(frozen=True)
 class Or(_Pair):
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        left, right = self.left.intervals(sizes), self.right.intervals(sizes)
+        return None if left is None else left | right
+
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return self.left.allowed(b, h, q, kv, sizes) | self.right.allowed(b, h, q, kv, sizes)
 
@@ -263,6 +319,10 @@ class Not(Mask):
 
     def bind(self, sizes: Sizes) -> Mask:
         return Not(self.inner.bind(sizes))
+
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        inner = self.inner.intervals(sizes)
+        return None if inner is None else (~inner).trimmed()
 
     def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
         return ~self.inner.block(rows, keys, sizes)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any
 
 from torch import Tensor
 
-from regard.masks.algebra import And, Mask, Sizes
-from regard.masks.rules import Causal, Padding, Prefix
+from regard.masks.algebra import And, Mask, Not, Or, Sizes
+from regard.masks.intervals import Intervals
+from regard.masks.rules import Band, Causal, Padding, Prefix
 
 __all__ = ["lower"]
 
@@ -23,6 +24,17 @@ class _View:
 
     def block(self, rows: slice, keys: slice) -> Tensor:
         return self.mask.block(rows, keys, self.sizes)
+
+    @property
+    def remembered(self) -> bool:
+        return _static(self.mask)
+
+    def intervals(self) -> Intervals | None:
+        return (
+            _known(self.mask, replace(self.sizes, batch_shape=(1,), heads=1))
+            if _static(self.mask)
+            else (self.mask.intervals(self.sizes))
+        )
 
     def versions(self) -> tuple[int, ...]:
         return tuple(-1 if t.is_inference() else t._version for t in self.mask.tensors())
@@ -53,7 +65,27 @@ def lower(mask: Mask | None, sizes: Sizes) -> dict[str, Any]:
             rest.append(factor)
     if rest:
         out["rest"] = _View(reduce(And, rest), sizes)
+    out["view"] = _View(mask, sizes)
     return out
+
+
+def _static(mask: Mask) -> bool:
+    """Whether a mask is made of numbers alone: equal to itself at the next call, for every sequence and head."""
+    if isinstance(mask, And | Or):
+        return _static(mask.left) and _static(mask.right)
+    return _static(mask.inner) if isinstance(mask, Not) else isinstance(mask, Causal | Band | Prefix)
+
+
+def _known(mask: Mask, sizes: Sizes) -> Intervals | None:
+    found = _remember(mask, sizes)
+    if found is not None and type(found.lo) is not Tensor:
+        _remember.cache_clear()  # of tensors that stand for others while something is traced
+    return found
+
+
+@lru_cache(maxsize=64)
+def _remember(mask: Mask, sizes: Sizes) -> Intervals | None:
+    return mask.intervals(sizes)
 
 
 def _factors(mask: Mask) -> list[Mask]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor
 
 from regard import validation
 from regard.masks.algebra import Mask, Sizes
+from regard.masks.intervals import Intervals
 
 __all__ = ["Band", "Causal", "Dense", "Documents", "Padding", "Prefix", "Where"]
 
@@ -25,6 +27,10 @@ class Causal(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return kv <= q + self.resolved(sizes)
 
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        hi = _rows(sizes) + self.resolved(sizes) + 1  # (1, 1, L, 1)
+        return Intervals.of(torch.zeros_like(hi), hi, sizes.key_len)
+
     def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
         return 0, min(max(stop + self.resolved(sizes), 0), sizes.key_len)
 
@@ -36,18 +42,22 @@ class Causal(Mask):
 class Band(Mask):
     left: int
     right: int
-    name: str
+    name: str  # what it was asked for as: "window" or "band"
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         position = q + sizes.shift
         return (kv >= position - self.left) & (kv <= position + self.right)
+
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        position = _rows(sizes) + sizes.shift  # (1, 1, L, 1)
+        return Intervals.of(position - self.left, position + self.right + 1, sizes.key_len)
 
     def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
         low = min(max(start + sizes.shift - self.left, 0), sizes.key_len)
         return low, max(low, min(stop + sizes.shift + self.right, sizes.key_len))
 
     def __repr__(self) -> str:
-        return self.name
+        return f"window({self.left + 1})" if self.name == "window" else f"band({self.left}, {self.right})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +79,14 @@ class Padding(Mask):
             return kv < (self.lengths[b] if self.lengths.dim() else self.lengths)
         assert self.valid is not None
         return self.valid[b, kv] if self.valid.dim() == 2 else self.valid[kv]
+
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        if self.valid is not None:
+            valid = self.valid.to(sizes.device)
+            return Intervals.of_blocks([valid.view(-1, 1, 1, sizes.key_len)], sizes.key_len)
+        assert self.lengths is not None
+        hi = self.lengths.to(sizes.device, torch.long).view(-1, 1, 1, 1)  # (B or 1, 1, 1, 1)
+        return Intervals.of(torch.zeros_like(hi), hi, sizes.key_len)
 
     def __repr__(self) -> str:
         given = self.lengths if self.lengths is not None else self.valid
@@ -101,6 +119,22 @@ class Documents(Mask):
             return real & (self.ids[at] == self.ids[kv])
         return real & (self.ids[b, at] == self.ids[b, kv])
 
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        ids = self.ids.to(sizes.device).view(-1, sizes.key_len)  # (B or 1, S)
+        if sizes.key_len == 0:
+            return Intervals.everything(0, sizes.device)
+        begins = torch.cat([torch.ones_like(ids[:, :1], dtype=torch.bool), ids[:, 1:] != ids[:, :-1]], -1)
+        if bool((begins.sum(-1) != torch.tensor([len(row.unique()) for row in ids], device=ids.device)).any()):
+            return super().intervals(sizes)  # a document in several pieces
+        at = torch.arange(sizes.key_len, device=ids.device).expand_as(ids)
+        lo = torch.where(begins, at, 0).cummax(-1).values
+        ends = torch.cat([begins[:, 1:], torch.ones_like(begins[:, :1])], -1)
+        hi = torch.where(ends, at + 1, sizes.key_len).flip(-1).cummin(-1).values.flip(-1)
+        position = torch.arange(sizes.query_len, device=ids.device) + sizes.shift  # (L,)
+        seat = position.clamp(min=0)
+        lo, hi = lo[:, seat], torch.where(position >= 0, hi[:, seat], 0)  # (B or 1, L)
+        return Intervals.of(lo[:, None, :, None], hi[:, None, :, None], sizes.key_len)
+
     def __repr__(self) -> str:
         return f"documents(ids {tuple(self.ids.shape)})"
 
@@ -114,6 +148,10 @@ class Prefix(Mask):
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
         return kv < self.length
+
+    def intervals(self, sizes: Sizes) -> Intervals | None:
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=sizes.device)
+        return Intervals.of(zero, zero + self.length, sizes.key_len)
 
     def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
         return 0, min(self.length, sizes.key_len)
@@ -167,3 +205,8 @@ class Dense(Mask):
 
     def _heads(self, default: int) -> int:
         return self.tensor.shape[-3] if self.tensor.dim() > 2 and self.tensor.shape[-3] > 1 else default
+
+
+def _rows(sizes: Sizes) -> Tensor:
+    """0 .. L-1 as (1, 1, L, 1)."""
+    return torch.arange(sizes.query_len, device=sizes.device).view(1, 1, -1, 1)
