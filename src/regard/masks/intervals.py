@@ -36,7 +36,7 @@ class Intervals:
         None if a row has too many pieces.
         """
         lo, hi = torch.broadcast_tensors(lo.clamp(0, key_len), hi.clamp(0, key_len))
-        return _normalised(lo, hi, key_len)
+        return _sorted(lo, hi, key_len).trimmed()
 
     @classmethod
     def everything(cls, key_len: int, device: torch.device) -> Intervals:
@@ -58,17 +58,12 @@ class Intervals:
         return cls(lo, hi, key_len)
 
     def __and__(self, other: Intervals | None) -> Intervals | None:
-        if other is None:
-            return None
-        # Every piece with every piece: (..., n, 1) with (..., 1, m) to (..., n * m).
-        lo = torch.maximum(self.lo[..., :, None], other.lo[..., None, :]).flatten(-2)
-        hi = torch.minimum(self.hi[..., :, None], other.hi[..., None, :]).flatten(-2)
-        return _normalised(lo, hi, self.key_len)
+        return None if other is None else self._met(other).trimmed()
 
     def __or__(self, other: Intervals | None) -> Intervals | None:
         if other is None:
             return None
-        neither = (~self)._and_any(~other)
+        neither = (~self)._met(~other)
         return (~neither).trimmed()
 
     def __invert__(self) -> Intervals:
@@ -81,7 +76,8 @@ class Intervals:
         """The same, or None if some row has too many pieces."""
         return None if self.lo.shape[-1] > MOST_PIECES else self
 
-    def _and_any(self, other: Intervals) -> Intervals:
+    def _met(self, other: Intervals) -> Intervals:
+        # Every piece with every piece: (..., n, 1) with (..., 1, m) to (..., n * m).
         lo = torch.maximum(self.lo[..., :, None], other.lo[..., None, :]).flatten(-2)
         hi = torch.minimum(self.hi[..., :, None], other.hi[..., None, :]).flatten(-2)
         return _sorted(lo, hi, self.key_len)
@@ -98,10 +94,6 @@ def _sorted(lo: Tensor, hi: Tensor, key_len: int) -> Intervals:
         used = (lo < key_len).flatten(0, -2).any(0)
         lo, hi = lo[..., : max(1, int(used.sum()))], hi[..., : max(1, int(used.sum()))]
     return Intervals(lo, hi, key_len)
-
-
-def _normalised(lo: Tensor, hi: Tensor, key_len: int) -> Intervals | None:
-    return _sorted(lo, hi, key_len).trimmed()
 
 
 def _widen(t: Tensor, width: int, key_len: int) -> Tensor:
