@@ -1,8 +1,9 @@
 """The peak memory of one call, measured in a process that does nothing else.
 
-``python -m regard.bench.memory NAME THREADS`` builds the case and makes the input of one call, so the forward pass is
-done; then it asks the kernel to forget the peak so far, makes the call and reads the peak again. Only the difference
-counts: inputs and the forward's own memory are there before.
+``python -m regard.bench.memory NAME THREADS`` builds the case and makes one call, so that the code of the libraries is
+in memory and does not count; then it makes the input of another, so the forward pass is done, asks the kernel to forget
+the peak so far, makes the call and reads the peak again. Only the difference counts: inputs and the forward's own
+memory are there before, and memory that was freed has been given back.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def _main(name: str, threads: int) -> None:
     duel = case.build()
     if not isinstance(duel, Duel):
         raise ValueError(f"{name}: has no subject to measure")
+    duel.subject.call(duel.subject.prepare())
     given = duel.subject.prepare()
     print(json.dumps({"case": name, "peak_extra_mb": peak_extra(lambda: duel.subject.call(given))}))
 
