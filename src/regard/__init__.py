@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard import biases, masks
 from regard.cache import KVCache, RollingCache
-from regard.functional import attention
+from regard.functional import attention, attention_weights
 from regard.multi_head import MultiHeadAttention
 from regard.positions import PositionalEncoding
 from regard.rollout import Rollout, rollout
@@ -30,6 +30,7 @@ __all__ = [
     "SelfAttention",
     "__version__",
     "attention",
+    "attention_weights",
     "biases",
     "check",
     "masks",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from regard import compiled, reference, validation
 from regard.bias_columns import Bias, fold
@@ -20,7 +22,7 @@ from regard.masks.rules import Dense
 from regard.precision import outside_autocast
 from regard.weights import AttentionWeights
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_weights"]
 
 
 @outside_autocast
@@ -85,6 +87,18 @@ def attention(
         form); Gemma Team, Gemma 2, 2024 (softcap); Xiao et al., Efficient Streaming Language Models with Attention
         Sinks, 2023.
     """
+    if has_torch_function((query, key, value)):  # a TorchFunctionMode that watches, or a subclass of Tensor
+        options: dict[str, Any] = {
+            "bias": bias,
+            "scale": scale,
+            "softcap": softcap,
+            "sinks": sinks,
+            "dropout": dropout,
+            "impl": impl,
+        }
+        given = (query, key, value)
+        answer: tuple[Tensor, AttentionWeights] = handle_torch_function(attention, given, *given, mask, **options)
+        return answer
     validation.check_tensors(query, key, value)
     validation.check_impl(impl)
     if scale is not None or softcap is not None or type(dropout) is not float or dropout != 0.0:
@@ -108,19 +122,7 @@ def attention(
             dropout=dropout,
             impl=impl,
         )
-    layout = Layout.of(query)
-    q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, L, D), (B, Hkv, S, D), (B, Hkv, S, Dv)
-    options = Options(1 / math.sqrt(q.shape[-1]) if scale is None else float(scale), softcap, dropout=float(dropout))
-    bound = None
-    if mask is not None or bias is not None or sinks is not None:
-        sizes = Sizes(layout.batch_shape, q.shape[1], q.shape[2], k.shape[2], query.device, layout.headless)
-        bound = as_mask(mask).bind(sizes) if mask is not None else None
-        options = Options(options.scale, softcap, dropout=options.dropout, **lower(bound, sizes))
-        if bias is not None:
-            bias = layout.fold_bias(validation.check_bias(bias, sizes, query.dtype))
-        if sinks is not None:
-            validation.check_sinks(sinks, q.shape[1], query)
-    problem = Problem(q, k, bias, sinks, options)
+    problem, v, layout, bound = _posed(query, key, value, mask, bias, scale, softcap, sinks, float(dropout))
     plan = make_plan(problem, v, impl)
     if problem.masked and not plan.tight:
         problem, v = sanitize(problem, v)
@@ -133,6 +135,91 @@ def attention(
     if not torch.is_grad_enabled() and problem.requires_grad:
         problem = problem.detach()  # lse carries no graph here: a gradient through q and k alone would be wrong
     return layout.unfold(out), AttentionWeights(problem, lse, layout, bound, plan)
+
+
+@outside_autocast
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    mask: Mask | Tensor | None = None,
+    *,
+    bias: Tensor | Bias | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> AttentionWeights:
+    """The weights alone, for a query and a key whose output somebody else computed, or nobody.
+
+    ``softmax(mask(cap(scale * query @ key.mT) + bias))``, as :func:`regard.attention` returns them beside the output.
+
+    >>> import torch, regard
+    >>> q, k, v = torch.randn(3, 1, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    >>> output = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    >>> weights = regard.attention_weights(q, k, regard.masks.causal(offset=0))
+    >>> bool(torch.allclose(weights @ v, output, atol=1e-6))
+    True
+
+    Nothing is computed before something is asked: it costs no time to have them. True in a mask = may attend, a causal
+    mask lets the last query see every key, and a row that may read no key has weights 0 and lse -inf, as in
+    :func:`regard.attention`.
+
+    Args:
+        query: (..., H, L, D), or (N, L, D) or (L, D) without heads; float16, bfloat16, float32 or float64.
+        key: (..., Hkv, S, D); H is a multiple of Hkv, and query head h reads key head ``h // (H // Hkv)``.
+        mask: a :class:`regard.masks.Mask` or a boolean tensor that broadcasts to (..., H, L, S).
+        bias: added to the scores after the cap; a tensor that broadcasts to (..., H, L, S), or one of
+            :mod:`regard.biases`.
+        scale: multiplies ``query @ key.mT``; ``1 / sqrt(D)`` if None.
+        softcap: the cap, positive, in units of a score.
+        sinks: (H,) logits that join the denominator alone; rows then sum to less than 1.
+
+    Returns:
+        The :class:`regard.AttentionWeights` (..., H, L, S).
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype: integer query, float mask, mixed dtypes.
+        ValueError: sizes, devices or numbers that do not fit.
+    """
+    validation.check_tensors(query, key, key)
+    validation.check_number(scale, "scale")
+    validation.check_number(softcap, "softcap", positive=True)
+    if torch.compiler.is_compiling():
+        return attention(query, key, key, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks)[1]
+    if isinstance(bias, Bias):
+        mask = None if mask is None else as_mask(mask)
+        query, key, scale = fold(bias, query, key, mask, scale, softcap)
+        bias = None
+    problem, k, layout, bound = _posed(query, key, key, mask, bias, scale, softcap, sinks, 0.0)
+    if not torch.is_grad_enabled() and problem.requires_grad:
+        problem = problem.detach()
+    return AttentionWeights(problem, None, layout, bound, make_plan(problem, k, "auto"))
+
+
+def _posed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask | Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    dropout: float,
+) -> tuple[Problem, Tensor, Layout, Mask | None]:
+    """The problem (B, H, L, S) that these arguments pose, v (B, Hkv, S, Dv), the axes that came, and the mask."""
+    layout = Layout.of(query)
+    q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, L, D), (B, Hkv, S, D), (B, Hkv, S, Dv)
+    options = Options(1 / math.sqrt(q.shape[-1]) if scale is None else float(scale), softcap, dropout=dropout)
+    bound = None
+    if mask is not None or bias is not None or sinks is not None:
+        sizes = Sizes(layout.batch_shape, q.shape[1], q.shape[2], k.shape[2], query.device, layout.headless)
+        bound = as_mask(mask).bind(sizes) if mask is not None else None
+        options = Options(options.scale, softcap, dropout=options.dropout, **lower(bound, sizes))
+        if bias is not None:
+            bias = layout.fold_bias(validation.check_bias(bias, sizes, query.dtype))
+        if sinks is not None:
+            validation.check_sinks(sinks, q.shape[1], query)
+    return Problem(q, k, bias, sinks, options), v, layout, bound
 
 
 def as_mask(mask: Mask | Tensor) -> Mask:

@@ -13,7 +13,7 @@ from regard.engine.plan import make_plan
 from regard.engine.problem import Problem, compute_dtype
 from regard.engine.stream import blocks
 
-__all__ = ["mass", "received", "times", "transposed_times"]
+__all__ = ["lse", "mass", "received", "times", "transposed_times"]
 
 # Up to this many keys, their scores alone are cheaper than a pass over all.
 FEW_KEYS = 64
@@ -23,6 +23,14 @@ def widen(problem: Problem, dtype: torch.dtype) -> Problem:
     """The same problem in a dtype at least as wide as ``dtype``."""
     wide = torch.promote_types(problem.q.dtype, dtype)
     return problem if wide == problem.q.dtype else replace(problem, q=problem.q.to(wide), k=problem.k.to(wide))
+
+
+def lse(problem: Problem) -> Tensor:
+    """The log-sum-exp of each row, (B, H, L): one fused pass with the keys as values."""
+    if problem.options.dropout:
+        problem = problem.with_options(dropout=0.0)
+    problem, k = sanitize(problem, problem.k)
+    return attend(problem, k, make_plan(problem, k, "auto"), 0)[1]
 
 
 def times(problem: Problem, x: Tensor) -> Tensor:

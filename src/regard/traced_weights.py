@@ -41,7 +41,7 @@ class TracedWeights(AttentionWeights):
     ) -> None:
         self._tensors = tensors
         self._value_shape = value_shape
-        self._lse = lse
+        self._known_lse = lse
         self._layout = layout
         self._call = call
         self._differentiable = torch.is_grad_enabled()

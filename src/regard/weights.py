@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from regard import indexing, products, statistics, weight_checks
+from regard import asking, indexing, products, statistics, weight_checks
+from regard.asking import Question
 from regard.engine.execute import sanitize
 from regard.engine.plan import Plan
 from regard.engine.problem import Problem
+from regard.folds import Fold, TopK
 from regard.layout import Layout
 from regard.masks.algebra import Mask
 from regard.precision import outside_autocast
-from regard.statistics import TopK
+from regard.sweep import sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +60,9 @@ class AttentionWeights:
 
     __array_priority__ = 1000  # `array @ weights` is not numpy's to try
 
-    def __init__(self, problem: Problem, lse: Tensor, layout: Layout, mask: Mask | None, plan: Plan) -> None:
+    def __init__(self, problem: Problem, lse: Tensor | None, layout: Layout, mask: Mask | None, plan: Plan) -> None:
         self._problem = problem
-        self._lse = lse
+        self._known_lse = lse
         self._layout = layout
         self._versions = weight_checks.versions(problem)
         self.mask = mask
@@ -94,17 +96,28 @@ class AttentionWeights:
         return self._layout.unfold(self._lse)
 
     @property
+    def _lse(self) -> Tensor:
+        """The lse (B, H, L): the kernel returned it with the output, or it is computed when it is first needed."""
+        if self._known_lse is None:
+            lse = products.lse(self._checked())
+            if lse.requires_grad:
+                return lse  # its graph is freed by one backward pass, and what is asked next needs another
+            self._known_lse = lse
+        return self._known_lse
+
+    @property
     def mT(self) -> TransposedWeights:
         """The transposed operator, (..., H, S, L): ``weights.mT @ y``."""
         return TransposedWeights(self)
 
     def detach(self) -> AttentionWeights:
         """The same weights outside of autograd: they keep query and key alive, and nothing of the graph."""
-        return AttentionWeights(self._checked().detach(), self._lse.detach(), self._layout, self.mask, self.plan)
+        lse = None if self._known_lse is None else self._known_lse.detach()
+        return AttentionWeights(self._checked().detach(), lse, self._layout, self.mask, self.plan)
 
     def _in_layout(self, layout: Layout) -> AttentionWeights:
         """The same weights with other leading axes."""
-        return AttentionWeights(self._problem, self._lse, layout, self.mask, self.plan)
+        return AttentionWeights(self._problem, self._known_lse, layout, self.mask, self.plan)
 
     def _checked(self) -> Problem:
         """The problem, if query and key still are what the weights were computed from."""
@@ -184,6 +197,42 @@ class AttentionWeights:
     def max_logit(self) -> Tensor:
         """The largest score of each row, (..., H, L), after cap, bias and mask; -inf for a row without keys."""
         return self._layout.unfold(statistics.max_logit(self._checked()))
+
+    @outside_autocast
+    def ask(self, *questions: Question) -> tuple[Any, ...]:
+        """Several questions at once; those that need every entry share one pass over the weights.
+
+        >>> import torch, regard
+        >>> q, k, v = torch.randn(3, 1, 8, 512, 64)
+        >>> _, weights = regard.attention(q, k, v, regard.masks.causal())
+        >>> entropy, received, map, top = weights.ask("entropy", "received", ("pool", 64, 64), ("topk", 8))
+        >>> map.shape
+        torch.Size([1, 8, 64, 64])
+
+        Answers agree with those of the methods but for rounding, and carry no gradient.
+
+        Args:
+            questions: the name of a method ("entropy", "received", "max_logit", "distance"), a tuple of the name and
+                its arguments (("pool", rows, cols), ("topk", k), ("mass", keys), ("diagonal", offset)), or a function
+                of the weights.
+
+        Returns:
+            The answers, in the order of the questions.
+
+        Raises:
+            TypeError: a question that is none of these.
+            ValueError: a name that cannot be asked, or arguments that the method would refuse.
+        """
+        with torch.no_grad():
+            return asking.answers(self, questions)
+
+    def _swept(self, folds: list[Fold]) -> list[Any]:
+        """What the folds add up to in one sweep."""
+        found, lse = sweep(self._checked(), self._known_lse, folds)
+        if self._known_lse is None and not self._problem.requires_grad:
+            self._known_lse = lse
+        unfold = self._layout.unfold
+        return [TopK(*map(unfold, each)) if isinstance(each, TopK) else unfold(each) for each in found]
 
     @outside_autocast
     def __getitem__(self, index: Any) -> Tensor:

@@ -15,7 +15,7 @@ from tests.properties import Attention
 from torch import Tensor
 
 import regard
-from regard import products, statistics
+from regard import folds, products
 from regard.engine import execute, rows
 from regard.masks import Mask, lowering, rules
 
@@ -215,7 +215,7 @@ def nan_leaks_from_keys_that_nobody_may_read(patch: Patch) -> Attention:
 def lse_of_an_empty_row_is_zero(patch: Patch) -> Attention:
     def wrong(*args: Any) -> Any:
         output, weights = regard.attention(*args)
-        weights._lse = torch.where(weights._lse == -torch.inf, 0, weights._lse)
+        weights._known_lse = torch.where(weights._lse == -torch.inf, 0, weights._lse)
         return output, weights
 
     return wrong
@@ -224,7 +224,7 @@ def lse_of_an_empty_row_is_zero(patch: Patch) -> Attention:
 def lse_without_gradient(patch: Patch) -> Attention:
     def wrong(*args: Any, **options: Any) -> Any:
         output, weights = regard.attention(*args, **options)
-        weights._lse = weights._lse.detach()
+        weights._known_lse = weights._lse.detach()
         return output, weights
 
     return wrong
@@ -246,7 +246,7 @@ def received_without_lse(patch: Patch) -> Attention:
 
 
 def cells_of_the_pool_shifted(patch: Patch) -> Attention:
-    right = statistics.edges
+    right = folds.edges
     shifted = lambda length, cells: [0, *(e - 1 for e in right(length, cells)[1:-1]), length]  # noqa: E731
-    patch.setattr(statistics, "edges", shifted)
+    patch.setattr(folds, "edges", shifted)
     return regard.attention
