@@ -23,7 +23,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "thorough" not in (config.option.markexpr or ""):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run it by hand: pytest -m thorough"))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -1,6 +1,6 @@
 """Write the README's tables from recorded runs: `python docs/tables.py`. The tests check that they agree with them.
 
-Between `<!-- bench: NAME -->` and `<!-- end -->`: "weights", "speed", "promises" and "peers" are made from
+Between `<!-- bench: NAME -->` and `<!-- end -->`: "weights", "speed", "promises", "watch" and "peers" are made from
 benchmarks/cpu.json, and "scaling" from benchmarks/scaling.json.
 """
 
@@ -58,6 +58,15 @@ PROMISES = {
     "bfloat16": ("bfloat16, causal, L 2,048", CAUSAL),
     "float16": ("float16, causal, L 2,048", CAUSAL),
 }
+WATCH = {
+    "watch-forward": ("forward of a 6-layer decoder under `regard.watch`, L 2,048", "the same, not watched"),
+    "watch-statistics": (
+        "watch it, and entropy, weight received, 512 x 512 map and top 8 of every head, L 4,096",
+        "eager `output_attentions=True`, and the same statistics",
+    ),
+    "watch-long": ("the same at L 32,768, where the weights would be 206 GB", "nothing"),
+    "registered": ('Hugging Face forward, `attn_implementation="regard"`, L 2,048', '`"sdpa"`'),
+}
 PEERS = {
     "peer-sdpa": "`F.scaled_dot_product_attention`, `is_causal=True`",
     "peer-sdpa-mask": "`F.scaled_dot_product_attention`, dense boolean mask",
@@ -71,9 +80,15 @@ PEERS = {
 
 def table(name: str, run: dict[str, Any]) -> str:
     """The table `name` of the README, from the JSON of a run of `regard bench`, or of `regard bench --scaling`."""
-    return {"weights": _weights, "speed": _speed, "promises": _promises, "peers": _peers, "scaling": _scaling}[name](
-        run
-    )
+    makers = {
+        "weights": _weights,
+        "speed": _speed,
+        "promises": _promises,
+        "watch": _watch,
+        "peers": _peers,
+        "scaling": _scaling,
+    }
+    return makers[name](run)
 
 
 def _weights(run: dict[str, Any]) -> str:
@@ -99,6 +114,10 @@ def _speed(run: dict[str, Any]) -> str:
 
 def _promises(run: dict[str, Any]) -> str:
     return "\n".join(_rows(run, PROMISES, "measured"))
+
+
+def _watch(run: dict[str, Any]) -> str:
+    return "\n".join(_rows(run, WATCH, "measured"))
 
 
 def _rows(run: dict[str, Any], rows: dict[str, tuple[str, str]], heading: str) -> list[str]:
@@ -153,6 +172,8 @@ def _measured(case: dict[str, Any], bar: dict[str, Any]) -> str:
         return f"{case['difference_us']['median']:+.0f} µs"
     if bar["quantity"] == "memory":
         return f"{case['memory_mb']:.0f} MB"
+    if bar["quantity"] == "share":
+        return f"{bar['measured']:.3f} of the memory"
     return f"{_times(case['speedup']['median'])}x as fast" if bar["quantity"] == "speedup" else _ratio(case)
 
 
@@ -160,7 +181,7 @@ def _asked(bar: dict[str, Any]) -> str:
     missed = "" if bar["met"] else ": **missed**"
     if bar["quantity"] == "speedup":
         return f"at least {bar['at_least']:g}x{missed}"
-    unit = {"ratio": "x", "difference": " µs more", "memory": " MB"}[bar["quantity"]]
+    unit = {"ratio": "x", "difference": " µs more", "memory": " MB", "share": " of it"}[bar["quantity"]]
     return f"at most {bar['at_most']:g}{unit}{missed}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from tests import properties
@@ -156,3 +158,67 @@ def test_one_operand_for_every_sequence():
     rollout = regard.rollout(layers(2, 3))
     x = torch.randn(1, 6, 2, dtype=torch.float64)
     assert torch.equal(rollout @ x, rollout @ x.expand(2, 6, 2))
+
+
+@dataclass
+class Record:
+    """A record of a call, as a watch makes them."""
+
+    name: str
+    weights: object
+    step: int = 0
+
+
+class Refusing:
+    name = "layers.0.attn"
+    step = 0
+
+    @property
+    def weights(self):
+        raise RuntimeError("query was written to after the call")
+
+
+def test_records_are_taken_for_their_weights():
+    weights = layers(1, 2)
+    records = [Record(f"layers.{n}.attn", w) for n, w in enumerate(weights)]
+    assert torch.equal(regard.rollout(records).to_dense(), regard.rollout(weights).to_dense())
+    assert torch.equal(regard.rollout([records[0], weights[1]]).to_dense(), regard.rollout(weights[:2]).to_dense())
+
+
+def test_what_a_model_was_seen_to_do_is_taken_as_it_is():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, dim_feedforward=8, batch_first=True, dtype=torch.float64)
+    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with regard.watch(model) as seen:
+        model(torch.randn(2, 5, 8, dtype=torch.float64))
+    want = dense([record.weights for record in seen], 0.5, heads=True)
+    torch.testing.assert_close(regard.rollout(seen).to_dense(), want, rtol=0, atol=1e-13)
+    torch.testing.assert_close(regard.rollout(seen[:2]).to_dense(), want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("records", "error", "message"),
+    [
+        (
+            lambda: [Record("self", layers(2, 2)[0]), Record("layers.0.cross", cross())],
+            ValueError,
+            r"layer 1 \(layers.0.cross\) must be square \(self-attention\), got \(2, 2, 6, 5\); pass the records of",
+        ),
+        (
+            lambda: [Record("a", layers(2, 2)[0]), Record("b", layers(1, 2)[0])],
+            ValueError,
+            r"batch and length of layer 0 \(a\), \(2, 2, 6, 6\), got \(1, 2, 6, 6\) in layer 1 \(b\)",
+        ),
+        (
+            lambda: [Record("a", layers(1, 1)[0], step) for step in (2, 5, 3)],
+            ValueError,
+            r"records are of 3 forwards, steps 2 to 5; pass those of one, .*record.step == 2.*seen.joined\(name\)",
+        ),
+        (lambda: [Record("a", torch.eye(3))], TypeError, r"layer 0 \(a\) must be regard.AttentionWeights, got Tensor"),
+        (lambda: Record("a", layers(1, 1)[0]), TypeError, r"got Record; for one layer pass \[record\]"),
+        (lambda: [Refusing()], RuntimeError, "^query was written to after the call$"),
+    ],
+    ids=["cross", "another batch", "several forwards", "a tensor", "one record", "a record that refuses"],
+)
+def test_bad_records_are_named(records, error, message):
+    with pytest.raises(error, match=message):
+        regard.rollout(records())

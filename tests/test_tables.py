@@ -42,6 +42,9 @@ def at_the_bar(case: Case, *, met: bool) -> Measured:
     slower, more = (1.0, 0) if met else (1.004, 1)
     values = {bar.quantity: bar.at_most if bar.at_least is None else bar.at_least for bar in case.bars}
     ratio = values.get("ratio", 1.0) * slower
+    memory = values.get("memory", 0.0) + more
+    if "share" in values:
+        memory = 1000 * values["share"] * slower
     return Measured(
         case,
         subject=("regard", 1.0),
@@ -49,7 +52,8 @@ def at_the_bar(case: Case, *, met: bool) -> Measured:
         ratio=Spread(ratio, ratio, ratio),
         speedup=Spread(*[values.get("speedup", 2.0) / slower] * 3),
         difference=Spread(*[values.get("difference", 0.0) + more] * 3),
-        memory=values.get("memory", 0.0) + more,
+        memory=memory,
+        peer_memory=1000.0,
     )
 
 
@@ -69,20 +73,20 @@ def grown(power: float) -> dict:
 
 def test_the_readme_holds_the_recorded_run(tables, run):
     named = re.findall(r"<!-- bench: (\w+) -->", README)
-    assert {"weights", "speed"} <= set(named) <= {"weights", "speed", "promises", "peers", "scaling"}
+    assert {"weights", "speed"} <= set(named) <= {"weights", "speed", "promises", "watch", "peers", "scaling"}
     assert len(named) == len(set(named)) == README.count("<!-- bench: ")
     assert tables.filled(README, run, tables.recorded(tables.SCALING)) == README, "run: python docs/tables.py"
 
 
 def test_every_case_that_has_a_peer_is_in_one_table(tables):
-    rows = [*tables.WEIGHTS, *tables.SPEED, *tables.PROMISES, *tables.PEERS]
+    rows = [*tables.WEIGHTS, *tables.SPEED, *tables.PROMISES, *tables.WATCH, *tables.PEERS]
     assert sorted(rows) == sorted(case.name for case in cases.ALL if case.name != "import")
 
 
-@pytest.mark.parametrize("name", ["speed", "promises"])
+@pytest.mark.parametrize("name", ["speed", "promises", "watch"])
 def test_a_table_of_todays_cases_says_what_is_met_and_what_is_missed(tables, name):
     met, missed = (tables.table(name, today(met=met)).splitlines() for met in (True, False))
-    rows = tables.SPEED if name == "speed" else tables.PROMISES
+    rows = {"speed": tables.SPEED, "promises": tables.PROMISES, "watch": tables.WATCH}[name]
     assert len([line for line in met if line.startswith("| ")]) == 1 + len(rows)
     assert not any("**missed**" in line for line in met)
     held = [line for line in missed if line.startswith("| ")][1:]

@@ -15,8 +15,10 @@ from regard.weights import AttentionWeights
 
 if TYPE_CHECKING:
     from regard.check.package import Package
+    from regard.watch.package import Package as WatchPackage
 
     check: Package
+    watch: WatchPackage
 
 __version__ = "0.1.0"
 
@@ -33,15 +35,17 @@ __all__ = [
     "attention_weights",
     "biases",
     "check",
+    "hf",
     "masks",
     "rollout",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # The checker is imported when it is first asked for: `import regard` brings in the core alone.
-    if name == "check":
+    # What stands on the core is imported when it is first asked for: `import regard` brings in the core alone.
+    if name in ("check", "hf", "watch"):
         import importlib
 
-        return importlib.import_module("regard.check")
+        return importlib.import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")

@@ -44,7 +44,13 @@ def look(
         str | None, typer.Argument(metavar="[FILE]", help="A text file, or - for standard input.", show_default=False)
     ] = None,
     string: Annotated[str | None, typer.Option(metavar="TEXT", help="Look at this text, not at a file.")] = None,
-    model: Annotated[str, typer.Option(help="'demo', or a folder made by python -m regard.demo.train.")] = "demo",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="'demo', a folder made by python -m regard.demo.train, or a Hugging Face model: a folder or a name.",
+        ),
+    ] = "demo",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the page and the figures go.")] = Path(
         "regard-look"
     ),
@@ -60,6 +66,7 @@ def look(
 ) -> None:
     """Show what the heads of a trained model attend to in a text.
 
+    The model is the demo's, or any Hugging Face model of text, read from safetensors alone.
     Without FILE and --string it reads a source file of Python's standard library.
     A table of the heads goes to the terminal, a page and figures go to the folder --out.
     """

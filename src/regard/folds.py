@@ -17,8 +17,8 @@ from regard.engine.stream import Block
 
 __all__ = ["Distance", "Entropy", "Fold", "Mass", "MaxLogit", "Pool", "Received", "Rows", "TopK", "TopRows"]
 
-# torch.topk is several times slower than reading its input, so it is given the columns that can matter. It keeps a heap,
-# and not a sorted copy, where a row has 64 entries for each that is asked: twice as many classes are where it is fastest.
+# torch.topk is several times slower than reading its input, so it is given the columns that can matter. It keeps a
+# heap, and no sorted copy, where a row has 64 entries for each that is asked: twice as many classes are fastest.
 CLASSES, MOST_IN_CLASS = 128, 64
 
 # A score so far below a row's largest that its weight is 0 in any dtype.

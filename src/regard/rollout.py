@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,14 @@ from torch import Tensor
 from regard.weights import AttentionWeights
 
 __all__ = ["Rollout", "rollout"]
+
+
+class Recorded(Protocol):
+    """A record of a call of attention, as :func:`regard.watch` makes them."""
+
+    @property
+    def weights(self) -> AttentionWeights:
+        """(..., H, L, L)."""
 
 
 class Rollout:
@@ -104,7 +113,7 @@ class TransposedRollout:
         return y[..., 0] if vector else y
 
 
-def rollout(weights: Sequence[AttentionWeights], *, residual: float = 0.5) -> Rollout:
+def rollout(weights: Iterable[AttentionWeights | Recorded], *, residual: float = 0.5) -> Rollout:
     """Attention rollout through the layers, as an operator that is never stored.
 
     ``R = B_n @ ... @ B_1`` with ``B_l = residual * I + (1 - residual) * mean over heads of A_l``.
@@ -117,41 +126,80 @@ def rollout(weights: Sequence[AttentionWeights], *, residual: float = 0.5) -> Ro
             [0.4375, 0.5625]])
 
     Args:
-        weights: one :class:`regard.AttentionWeights` a layer, first layer first, each (..., H, L, L) or (..., L, L).
+        weights: one :class:`regard.AttentionWeights` a layer, first layer first, each (..., H, L, L) or (..., L, L); or
+            what :func:`regard.watch` has seen of one forward: a ``Seen``, or any of its records.
         residual: the share of a position's own stream in each layer, in [0, 1].
 
     Returns:
         A :class:`Rollout` of shape (..., L, L): ``@ x`` and ``.mT @ y`` cost one fused pass a layer, ``[i]`` is a row.
 
     Raises:
-        TypeError: weights that are no sequence of :class:`regard.AttentionWeights`, residual not a number.
-        ValueError: no weights, weights that are not square or differ in shape, residual outside [0, 1].
+        TypeError: weights that are no sequence of :class:`regard.AttentionWeights` or records, residual not a number.
+        ValueError: no weights, weights that are not square or differ in shape, records of several forwards, residual
+            outside [0, 1].
 
     References:
         Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020.
     """
     _check_residual(residual)
     if isinstance(weights, AttentionWeights | Tensor) or not isinstance(weights, Iterable):
-        hint = "; for one layer pass [weights]" if isinstance(weights, AttentionWeights) else ""
+        one = "[weights]" if isinstance(weights, AttentionWeights) else "[record]" if _is_record(weights) else ""
+        hint = f"; for one layer pass {one}" if one else ""
         raise TypeError(
             "rollout(weights): weights must be a sequence of regard.AttentionWeights, one a layer, "
             f"got {type(weights).__name__}{hint}"
         )
-    weights = list(weights)
-    if not weights:
+    given = list(weights)
+    if not given:
         raise ValueError("rollout(weights): expected at least one layer's weights, got none")
-    for n, w in enumerate(weights):
-        if not isinstance(w, AttentionWeights):
-            raise TypeError(f"rollout(weights): layer {n} must be regard.AttentionWeights, got {type(w).__name__}")
+    _check_one_forward(given)
+    layers = [_layer_weights(item, _named(n, item)) for n, item in enumerate(given)]
+    first = layers[0]
+    for n, (item, w) in enumerate(zip(given, layers, strict=True)):
         if w.shape[-1] != w.shape[-2]:
-            raise ValueError(f"rollout(weights): layer {n} must be square (self-attention), got {tuple(w.shape)}")
-        same = (w.shape[-2:], w._layout) == (weights[0].shape[-2:], weights[0]._layout)
-        if not same:
+            fix = "; pass the records of self-attention alone" if _is_record(item) else ""
             raise ValueError(
-                f"rollout(weights): every layer must have the batch and length of layer 0, {tuple(weights[0].shape)}, "
-                f"got {tuple(w.shape)} in layer {n}"
+                f"rollout(weights): {_named(n, item)} must be square (self-attention), got {tuple(w.shape)}{fix}"
             )
-    return Rollout(weights, float(residual))
+        if (w.shape[-2:], w._layout) != (first.shape[-2:], first._layout):
+            raise ValueError(
+                f"rollout(weights): every layer must have the batch and length of {_named(0, given[0])}, "
+                f"{tuple(first.shape)}, got {tuple(w.shape)} in {_named(n, item)}"
+            )
+    return Rollout(layers, float(residual))
+
+
+def _is_record(item: object) -> bool:
+    """Whether it is a record of a call: it has weights, and is none."""
+    # Of the class: what a record's property raises is for whoever asks for the weights.
+    return not isinstance(item, AttentionWeights) and (
+        hasattr(type(item), "weights") or "weights" in getattr(item, "__dict__", ())
+    )
+
+
+def _named(n: int, item: object) -> str:
+    """The layer, with the name of its record where it has one."""
+    name = getattr(item, "name", None)
+    return f"layer {n} ({name})" if isinstance(name, str) and name else f"layer {n}"
+
+
+def _layer_weights(item: object, named: str) -> AttentionWeights:
+    """The weights of one layer, from themselves or from a record of their call."""
+    weights = item.weights if _is_record(item) else item  # type: ignore[attr-defined]
+    if not isinstance(weights, AttentionWeights):
+        raise TypeError(f"rollout(weights): {named} must be regard.AttentionWeights, got {type(weights).__name__}")
+    return weights
+
+
+def _check_one_forward(items: Sequence[object]) -> None:
+    """Records know which forward they are of; the layers of two are no model."""
+    steps = sorted({item.step for item in items if _is_record(item) and hasattr(item, "step")})
+    if len(steps) > 1:
+        raise ValueError(
+            f"rollout(weights): the records are of {len(steps)} forwards, steps {steps[0]} to {steps[-1]}; pass those "
+            f"of one, [record for record in seen if record.step == {steps[0]}], or, of a generation, one map a module, "
+            "[seen.joined(name) for name in dict.fromkeys(seen.names)]"
+        )
 
 
 def _check_residual(residual: float) -> None:

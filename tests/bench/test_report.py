@@ -84,6 +84,7 @@ def test_json_holds_all_that_a_reader_needs():
         "speedup": {"median": 0.8, "low": 0.78, "high": 0.83},
         "difference_us": {"median": 1e5, "low": 0.9e5, "high": 1.1e5},
         "memory_mb": 12.3,
+        "peer_memory_mb": None,
         "peer_share_of_peak": 0.9,
         "samples": 7,
         "checked": "everything",

@@ -18,6 +18,16 @@ from regard.look import command, sources
 Run = Callable[..., command.Looked]
 
 
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+
+
 @pytest.fixture
 def run(model_folder: Path, tmp_path: Path) -> Run:
     def runs(**options: Any) -> command.Looked:
@@ -126,7 +136,13 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii(run: Run, monkeypatch: pyte
         ({"string": ""}, r"--string is empty; expected a text of at least one character"),
         ({"string": " \t\n\u2003"}, r"--string holds nothing but blanks; expected a text of at least one character"),
         ({"text": "a", "string": "b"}, r"both a file \('a'\) and --string were given; expected one of them"),
-        ({"model": "gpt-9"}, r"--model is 'gpt-9'; expected 'demo', the model that comes with regard, or a folder"),
+        (
+            {"model": "gpt-9"},
+            r"--model is 'gpt-9': no folder has that name, it is not in the cache of Hugging Face models \(.*\), and "
+            r"the hub cannot be asked \(ConnectionError\); expected 'demo', the model that comes with regard, or",
+        ),
+        ({"model": "./gpt-9"}, r"--model is './gpt-9', but no folder of that name exists; expected 'demo', the model"),
+        ({"model": "{tmp}/blank"}, r"--model is '.*blank', a file; expected the folder that it is in, with its config"),
         ({"model": ""}, r"--model is ''; expected 'demo', the model that comes with regard, or a folder"),
         ({"model": "{tmp}"}, r"--model is '.*', a folder without a model in it: .*model.safetensors"),
         ({"layer": 2}, r"--layer is 2, but the model has 2; expected 0 to 1"),
@@ -176,7 +192,7 @@ def test_standard_input_that_is_closed_is_named(run: Run, monkeypatch: pytest.Mo
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a text is read nor a model loaded."""
-    for name in ("read_source", "_load"):
+    for name in ("read_source", "load"):
         monkeypatch.setattr(command, name, lambda *_: pytest.fail("the work began"))
 
 

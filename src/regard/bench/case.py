@@ -10,8 +10,15 @@ from regard.bench.timing import Spread, Subject
 
 __all__ = ["Bar", "Case", "Disagreement", "Duel", "Measured", "Missing", "Solo"]
 
-Quantity = Literal["ratio", "speedup", "difference", "memory", "seconds"]
-UNITS: dict[Quantity, str] = {"ratio": "x", "speedup": "x", "difference": "µs", "memory": "MB", "seconds": "s"}
+Quantity = Literal["ratio", "speedup", "difference", "memory", "share", "seconds"]
+UNITS: dict[Quantity, str] = {
+    "ratio": "x",
+    "speedup": "x",
+    "difference": "µs",
+    "memory": "MB",
+    "share": "of the memory",
+    "seconds": "s",
+}
 
 
 class Disagreement(ValueError):
@@ -33,7 +40,8 @@ class Bar:
 
     Args:
         quantity: "ratio" (subject over peer), "speedup" (peer over subject), "difference" (subject minus peer,
-            microseconds), "memory" (peak beyond what was in use before the call, MB of 10^6 bytes) or "seconds".
+            microseconds), "memory" (peak beyond what was in use before the call, MB of 10^6 bytes), "share" (that of
+            the subject over that of the peer) or "seconds".
         at_most: in the unit of the quantity.
         at_least: likewise.
 
@@ -88,10 +96,12 @@ class Solo:
     Args:
         name: what is timed.
         sample: runs it once and returns seconds.
+        once: it takes so long that it is run once, with its memory, in a process of its own.
     """
 
     name: str
     sample: Callable[[], float]
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,8 @@ class Case:
         what: one line for the table.
         build: makes the inputs and the duel (or solo); called once, when its turn comes, because inputs can be large.
         bars: what it is held to.
-        memory: also measure the peak memory of one call of the subject, in a process of its own.
+        memory: also measure the peak memory of one call of the subject, in a process of its own; of the peer too where
+            a bar is on its "share".
     """
 
     name: str
@@ -133,6 +144,7 @@ class Measured:
         speedup: peer over subject.
         difference: subject minus peer, microseconds.
         memory: peak beyond what was in use before the call, MB.
+        peer_memory: the peer's.
         samples: rounds behind each number.
         share_of_peak: the peer's operations a second over the matrix-product peak; None if not counted.
         checked: what was compared before timing.
@@ -147,6 +159,7 @@ class Measured:
     speedup: Spread | None = None
     difference: Spread | None = None
     memory: float | None = None
+    peer_memory: float | None = None
     samples: int = 0
     share_of_peak: float | None = None
     checked: str = ""
@@ -166,6 +179,8 @@ class Measured:
         """The median of a quantity, in the unit of its bar."""
         if quantity == "memory":
             return self.memory
+        if quantity == "share":
+            return self.memory / self.peer_memory if self.memory is not None and self.peer_memory else None
         if quantity == "seconds":
             return self.subject and self.subject[1]
         spread = self.spread(quantity)

@@ -14,7 +14,8 @@ from regard.bench.runner import Report
 __all__ = ["SCHEMA", "heading", "limits", "show", "table_text", "time_words", "to_json", "to_text"]
 
 # 2 adds `speedup`, `skipped` and a bar's `at_least`; nothing of 1 is gone, but a bar has one of two limits.
-SCHEMA = 2
+# 3 adds `peer_memory_mb` and bars on a "share" of it.
+SCHEMA = 3
 HEADINGS = ("case", "regard", "peer", "ratio", "quartiles", "memory", "asked", "verdict")
 SPREAD = HEADINGS.index("quartiles")
 
@@ -71,9 +72,9 @@ def to_json(report: Report) -> str:
 
     The keys: ``schema``, ``regard``, ``date``, ``machine``, ``settings``, ``met`` and ``cases``; for each case
     ``name``, ``group``, ``what``, ``seconds`` (medians of one call, by subject), ``ratio`` (subject over peer),
-    ``speedup`` (peer over subject), ``difference_us``, ``memory_mb``, ``peer_share_of_peak``, ``samples``,
-    ``checked``, ``failed``, ``skipped``, ``bars`` (each with ``at_most`` or ``at_least``, the other null) and
-    ``verdict``. What was not measured is null.
+    ``speedup`` (peer over subject), ``difference_us``, ``memory_mb``, ``peer_memory_mb``, ``peer_share_of_peak``,
+    ``samples``, ``checked``, ``failed``, ``skipped``, ``bars`` (each with ``at_most`` or ``at_least``, the other null)
+    and ``verdict``. What was not measured is null.
     """
     machine = asdict(report.machine)
     machine["peak_gflops"] = round(machine.pop("peak"), 1)
@@ -101,6 +102,7 @@ def _record(result: Measured) -> dict[str, Any]:
         "speedup": result.speedup and asdict(result.speedup),
         "difference_us": result.difference and asdict(result.difference),
         "memory_mb": result.memory,
+        "peer_memory_mb": result.peer_memory,
         "peer_share_of_peak": result.share_of_peak,
         "samples": result.samples,
         "checked": result.checked,
@@ -139,7 +141,7 @@ def _endnotes(report: Report) -> list[str]:
         "",
         "Ratio: regard's time over the peer's, the median over the rounds;",
         "where at least (≥) or nothing is asked, the peer's over regard's.",
-        "Memory: peak of one call beyond what was in use.",
+        "Memory: peak of one call beyond what was in use; mem: as a share of the peer's.",
     ]
     if report.quick:
         notes.append("A quick run: an impression, not a record.")
@@ -180,7 +182,7 @@ def _cells(result: Measured) -> tuple[str, ...]:
 def limits(case: Case) -> str:
     """What a case is held to, in the few signs that a column has room for."""
     words = " ".join(bar.describe().removesuffix(" as fast") for bar in case.bars)
-    return words.replace("at most ", "≤").replace("at least ", "≥")
+    return words.replace("at most ", "≤").replace("at least ", "≥").replace(" of the memory", " mem")
 
 
 def time_words(seconds: float) -> str:

@@ -13,7 +13,7 @@ from regard import __version__
 from regard.bench.case import Case, Disagreement, Measured, Missing, Solo
 from regard.bench.cases import select
 from regard.bench.machine import Machine, describe
-from regard.bench.memory import peak_extra_of_case
+from regard.bench.memory import once, peak_extra_of_case
 from regard.bench.progress import Progress
 from regard.bench.settings import check_settings, threads_set
 from regard.bench.timing import Spread, differences, interleave, ratios
@@ -111,6 +111,10 @@ def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Prog
         progress.stage("making the inputs")
         contest = case.build()
         if isinstance(contest, Solo):
+            if contest.once:
+                progress.stage("once, in a process of its own")
+                seconds, megabytes = once(case.name, threads=machine.threads)
+                return Measured(case, subject=(contest.name, seconds), memory=megabytes, samples=1)
             return _solo(case, contest, repeats or (QUICK_REPEATS if quick else SOLO_REPEATS), progress)
         progress.stage("comparing the results")
         checked = contest.check()
@@ -118,10 +122,12 @@ def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Prog
         samples = interleave((contest.subject, contest.peer), repeats=repeats, progress=progress.advance, **effort)
         subject, peer = samples[contest.subject.name], samples[contest.peer.name]
         peer_median = statistics.median(peer)
-        memory = None
+        memory = peer_memory = None
         if case.memory:
             progress.stage("peak memory")
             memory = peak_extra_of_case(case.name, threads=machine.threads)
+            if any(bar.quantity == "share" for bar in case.bars):
+                peer_memory = peak_extra_of_case(case.name, threads=machine.threads, of="peer")
     except Missing as missing:
         return Measured(case, skipped=str(missing))
     except Disagreement as wrong:
@@ -137,6 +143,7 @@ def measure(case: Case, *, repeats: int | None, machine: Machine, progress: Prog
         speedup=ratios(peer, subject),
         difference=Spread(*(1e6 * seconds for seconds in (difference.median, difference.low, difference.high))),
         memory=memory,
+        peer_memory=peer_memory,
         samples=len(subject),
         share_of_peak=contest.flops / peer_median / (machine.peak * 1e9) if contest.flops else None,
         checked=checked,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from regard.look import terminal
 from regard.look.assemble import document
 from regard.look.collect import page_data
@@ -19,14 +17,15 @@ from regard.look.extras import extra
 from regard.look.files import obstacle, write_atomically
 from regard.look.guide import best
 from regard.look.heads import HeadTable, head_table
+from regard.look.models import Model, load
 from regard.look.sources import Source, read_source
 from regard.look.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from regard import AttentionWeights
-    from regard.demo import Decoder, Tokenizer
 
 #: A text of more characters is not tokenised to its end only to count its tokens.
 COUNTED_CHARACTERS = 2_000_000
@@ -35,7 +34,7 @@ COUNTED_CHARACTERS = 2_000_000
 PRINTED_HEADS = 48
 
 #: What is written beside the page, in the order it is drawn; the names are the same in every run, so that no figure of
-#: an old one is left.
+#: an old one is left. The last is of models that add positions to their input.
 FIGURES = ("head.png", "layer.png", "profiles.png", "positions.png")
 
 Progress = Callable[[int, int], None]
@@ -76,11 +75,12 @@ def run(
     Args:
         text: the path of a text file, "-" for standard input; without it and string, a file of the standard library.
         string: the text itself.
-        model: "demo", or a folder that the demo's training wrote.
+        model: "demo", a folder that the demo's training wrote, a folder of a Hugging Face model (config.json,
+            safetensors and a tokenizer), or the name of one in the local cache or on the hub.
         out: the folder for the page and the figures.
         layer: the layer to draw, from 0; without it the most telling one.
         head: the head to draw, from 0; without it the most telling one.
-        max_tokens: read at most so many tokens.
+        max_tokens: read at most so many tokens; without it as many as the model takes.
         no_figures: write the page alone.
         open: show the page in a browser.
 
@@ -95,13 +95,16 @@ def run(
     _check_out(folder, ("page.html",) if no_figures else ("page.html", *FIGURES))
     source = read_source(text, string)
     console = extra("rich.console").Console()
-    decoder, tokenizer = _load(model)
-    _check_choice("--layer", layer, decoder.config.num_layers)
-    _check_choice("--head", head, decoder.config.num_heads)
-    reading = _read(source, tokenizer, decoder.context, max_tokens)
-    title = f"{'The demo model' if model == 'demo' else one_line(model)} reads {one_line(_short_name(text, string))}"
+    looker = load(model)
+    _check_choice("--layer", layer, looker.num_layers)
+    _check_choice("--head", head, looker.num_heads)
+    reading = _read(source, looker, max_tokens)
+    title = f"{one_line(looker.title)} reads {one_line(_short_name(text, string))}"
     with _progress() as step:
-        weights = _attend(decoder, reading.ids)
+        attended = looker.attend(reading.ids, step("layers of the model"))
+        weights = attended.weights
+        _check_choice("--layer", layer, len(weights))
+        _check_choice("--head", head, _most_heads(weights, layer))
         table = head_table(weights, token_ids=reading.ids, tokens=reading.tokens, progress=step("scores of the heads"))
         chosen = _choose(table, layer, head)
         data = page_data(
@@ -109,39 +112,25 @@ def run(
             table,
             title=title,
             source=source.name,
-            notes=reading.notes,
+            notes=[*reading.notes, *attended.notes],
             selected=chosen,
             progress=step("maps for the page"),
         )
         files = {"page.html": document(data).encode("ascii")}
         if not no_figures:
-            files |= _figures(decoder, weights, reading.tokens, chosen, step("figures"))
+            encoding = looker.positional_encoding(len(reading.ids))
+            files |= _figures(weights, reading.tokens, chosen, encoding, step("figures"))
     paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
+    stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
     looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
-    _report(console, source, reading, looked)
+    _report(console, source, reading, attended.notes, looked, stale)
     if open:
         webbrowser.open(looked.page.resolve().as_uri())
     return looked
 
 
-def _load(model: str) -> tuple[Decoder, Tokenizer]:
-    from regard import demo
-
-    if model == "demo":
-        return demo.load()
-    if not model or not Path(model).is_dir():  # Path("") is the folder we are in
-        raise ValueError(
-            f"--model is {model!r}; expected 'demo', the model that comes with regard, or a folder with one "
-            "(python -m regard.demo.train makes them)"
-        )
-    try:
-        return demo.load(model)
-    except FileNotFoundError as error:
-        raise ValueError(f"--model is {model!r}, a folder without a model in it: {error}") from error
-
-
-def _check_choice(name: str, value: int | None, count: int) -> None:
-    if value is not None and not 0 <= value < count:
+def _check_choice(name: str, value: int | None, count: int | None) -> None:
+    if value is not None and count is not None and not 0 <= value < count:
         raise ValueError(f"{name} is {value}, but the model has {count}; expected 0 to {count - 1}")
 
 
@@ -155,27 +144,26 @@ def _check_out(folder: Path, names: tuple[str, ...]) -> None:
             )
 
 
-def _read(source: Source, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> _Reading:
+def _read(source: Source, model: Model, max_tokens: int | None) -> _Reading:
     """The tokens that the model takes, and what was left out in words."""
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"--max-tokens is {max_tokens}; expected at least 1")
-    limit = context if max_tokens is None else min(max_tokens, context)
+    limit = model.limit(max_tokens)
     text = source.text[:COUNTED_CHARACTERS]
-    ids = tokenizer.encode(text)
-    used, notes = ids[:limit], []
+    encoded = model.encode(text, limit)
+    used, notes = len(encoded.ids), []
     if len(text) < len(source.text):
-        notes.append(f"first {len(used):,} tokens of {len(source.text):,} characters")
-    elif len(used) < len(ids):
-        notes.append(f"first {len(used):,} of {len(ids):,} tokens")
-    if notes and limit == context:
-        notes[0] += f" (the model takes {context:,})"
-    return _Reading(used, tokenizer.pieces(used), notes)
+        notes.append(f"first {used:,} tokens of {len(source.text):,} characters")
+    elif used < encoded.total:
+        notes.append(f"first {used:,} of {encoded.total:,} tokens")
+    if notes and limit is not None and limit == model.context:
+        notes[0] += f" (the model takes {limit:,})"
+    return _Reading(encoded.ids, encoded.tokens, notes)
 
 
-@torch.no_grad()
-def _attend(decoder: Decoder, ids: list[int]) -> list[AttentionWeights]:
-    _, weights = decoder(torch.tensor([ids]), need_weights=True)
-    return list(weights)
+def _most_heads(weights: list[AttentionWeights], layer: int | None) -> int:
+    """The heads of a layer, or of the layer that has the most."""
+    return max(each.shape[-3] for each in (weights if layer is None else [weights[layer]]))
 
 
 def _choose(table: HeadTable, layer: int | None, head: int | None) -> tuple[int, int]:
@@ -186,26 +174,33 @@ def _choose(table: HeadTable, layer: int | None, head: int | None) -> tuple[int,
 
 
 def _figures(
-    decoder: Decoder, weights: list[AttentionWeights], tokens: list[str], chosen: tuple[int, int], step: Progress
+    weights: list[AttentionWeights],
+    tokens: list[str],
+    chosen: tuple[int, int],
+    encoding: Tensor | None,
+    step: Progress,
 ) -> dict[str, bytes]:
-    """The figures as bytes by the names of their files, FIGURES."""
+    """The figures as bytes by the names of their files, FIGURES; the last where there is an encoding to draw."""
     from regard.look import canvas, figures
 
     layer, head = chosen
-    draw: tuple[Callable[[], Figure], ...] = (
+    draw: list[Callable[[], Figure]] = [
         lambda: figures.head(weights[layer], which=head, tokens=tokens, title=f"layer {layer}, head {head}"),
         lambda: figures.layer(weights[layer], title=f"layer {layer}"),
         lambda: figures.profiles(weights[layer], title=f"layer {layer}"),
-        lambda: figures.positional_encoding(decoder.positions.get_encoding()[: len(tokens)]),
-    )
+    ]
+    if encoding is not None:
+        draw.append(lambda: figures.positional_encoding(encoding))
     files = {}
-    for number, (file, figure) in enumerate(zip(FIGURES, draw, strict=True), 1):
+    for number, (file, figure) in enumerate(zip(FIGURES, draw, strict=False), 1):
         files[file] = canvas.rendered(figure(), "png")
         step(number, len(draw))
     return files
 
 
-def _report(console: Any, source: Source, reading: _Reading, looked: Looked) -> None:
+def _report(
+    console: Any, source: Source, reading: _Reading, notes: list[str], looked: Looked, stale: list[Path]
+) -> None:
     """Prints the table, where to look, and what was written."""
 
     def say(line: str, style: str | None = None) -> None:
@@ -214,6 +209,8 @@ def _report(console: Any, source: Source, reading: _Reading, looked: Looked) -> 
         console.print(shown, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
     say(f"Text: {source.name}, {reading.notes[0] if reading.notes else f'{len(reading.ids):,} tokens'}")
+    for note in notes:
+        say(f"Note: {note}")
     console.print(terminal.table(looked.table, limit=PRINTED_HEADS))
     say("Where to look", "bold")
     for sentence in looked.table.where_to_look():
@@ -222,6 +219,9 @@ def _report(console: Any, source: Source, reading: _Reading, looked: Looked) -> 
     say("Written", "bold")
     for path in (looked.page, *looked.figures):
         say(f"- {one_line(str(path))}")
+    for path in stale:
+        if path.exists():
+            say(f"Not written: {one_line(str(path))}, which is of an earlier look; this model adds no positions")
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+"""What a watch gives: the records of the calls of attention that ran inside its block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+from regard import AttentionWeights
+from regard.watch import mode
+from regard.watch.errors import NoAttentionSeen, NoSuchRecord, near, nothing_seen
+from regard.watch.record import Record
+from regard.watch.recorder import Recorder
+
+__all__ = ["Seen"]
+
+
+class Seen:
+    """The calls of attention that ran inside ``with regard.watch(...)``, in their order: a sequence of records.
+
+    >>> import torch, regard
+    >>> layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    >>> with regard.watch(layer) as seen:
+    ...     output = layer(*[torch.randn(1, 5, 8)] * 3)[0]
+    >>> len(seen), seen[0].name, tuple(seen[0].weights.shape)
+    (1, '(model)', (1, 2, 5, 5))
+
+    ``seen[3]`` is a record, ``seen[1:3]`` a list of them, ``seen["encoder.layers.0.self_attn"]`` the record of that
+    name. A root module that attends itself is called "(model)", a call with no module around it "(no module)".
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._state = "new"
+
+    def __enter__(self) -> Seen:
+        if self._state != "new":
+            raise RuntimeError(
+                "this watch is open already" if self._state == "open" else "this watch has ended; make another one"
+            )
+        self._recorder.start()
+        try:
+            mode.listen(self._recorder)
+        except BaseException:
+            self._recorder.stop()
+            raise
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._state = "closed"
+        try:
+            mode.leave(self._recorder)
+        finally:
+            ran = self._recorder.forwards > 0 or self._recorder.heard
+            self._recorder.stop()
+        if kind is None and not self._recorder.records:
+            r = self._recorder
+            raise NoAttentionSeen(
+                nothing_seen(
+                    by_hand=[*r.by_hand],
+                    elsewhere=[*r.elsewhere],
+                    patterns=r.patterns or (),
+                    ran=ran,
+                    filtered=[*r.filtered],
+                )
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each record, one a record: a module that called several times is there several times."""
+        return [record.name for record in self._recorder.records]
+
+    @property
+    def weights(self) -> list[AttentionWeights]:
+        """The weights of each record."""
+        return [record.weights for record in self._recorder.records]
+
+    @property
+    def unseen(self) -> list[str]:
+        """Modules that computed a softmax of attention's shape by hand, and called no attention that was seen."""
+        recorded = set(self.names)
+        return [name for name in self._recorder.by_hand if name not in recorded]
+
+    def calls(self, name: str) -> list[Record]:
+        """All records of that name, in the order of the calls."""
+        found = [record for record in self._recorder.records if record.name == name]
+        if not found:
+            raise NoSuchRecord(f"no attention call of {name!r} was recorded{near(name, self.names)}")
+        return found
+
+    def joined(self, name: str) -> AttentionWeights:
+        """The weights of all steps of a generation as one (..., H, L, S): L queries in all, S the last step's keys.
+
+        A step's row reads what it read then; keys that came later have weight 0. The weights of a prefill and of the
+        steps after it are those of one forward over the whole text.
+
+        Args:
+            name: the module's.
+
+        Returns:
+            One :class:`regard.AttentionWeights`.
+
+        Raises:
+            NoSuchRecord: no record has this name.
+            ValueError: the keys of a step do not extend those of the step before: a beam search that reorders its
+                cache, a cache that rolls or is written in place, or calls that are no generation.
+        """
+        from regard.watch.joining import join
+
+        return join(name, self.calls(name))
+
+    def page(self, path: str | os.PathLike[str], tokens: Sequence[str] | None = None, **options: Any) -> Path:
+        """Write a page that shows all heads of all records, as :func:`regard.look.page` does; they share L and S."""
+        from regard.look import page
+
+        return page(self.weights, tokens, path, **options)
+
+    @overload
+    def __getitem__(self, index: int | str) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | str | slice) -> Record | list[Record]:
+        if not isinstance(index, str):
+            return self._recorder.records[index]
+        found = self.calls(index)
+        if len(found) > 1:
+            raise NoSuchRecord(
+                f"{index!r} called attention {len(found)} times: seen.calls({index!r}) are its records, and "
+                f"seen.joined({index!r}) one map of a generation"
+            )
+        return found[0]
+
+    def __len__(self) -> int:
+        return len(self._recorder.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._recorder.records)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names if isinstance(name, str) else name in self._recorder.records
+
+    def __repr__(self) -> str:
+        from regard.watch.table import text
+
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        from regard.watch.table import html
+
+        return html(self)
