@@ -27,19 +27,19 @@ def asked_together(made: Any) -> Any:
     """A function like attention() whose weights answer by ask(), all questions that a sweep can answer at once."""
 
     class Asking:
-        def __init__(self, weights):
-            self.weights = weights
+        def __init__(self, make):
+            self.make = make
 
         def __getattr__(self, name):
             def method(*args):
                 others = ["entropy", "received", "distance", "max_logit", ("mass", 0), ("topk", 1), ("pool", 1, 1)]
-                return self.weights.ask(*others, (name, *args))[-1]
+                # Weights anew: the first sweep leaves the lse behind, and the next one is another.
+                return self.make()[1].ask(*others, (name, *args))[-1]
 
             return method
 
     def attention(*args, **options):
-        output, weights = made(*args, **options)
-        return output, Asking(weights)
+        return None, Asking(lambda: made(*args, **options))
 
     return attention
 
@@ -102,6 +102,16 @@ def test_a_row_by_hand():
     torch.testing.assert_close(received, torch.tensor([0.25, 0.75]))
     assert top.indices.tolist() == [[1]]
     torch.testing.assert_close(mass, torch.tensor([0.25]))
+
+
+def test_a_sink_far_above_all_scores_takes_all_weight():
+    q, k = problem()
+    weights = regard.attention_weights(q, k, sinks=torch.tensor([500.0, 0.0, 0.0, 0.0]))
+    received, entropy, top = weights.ask("received", "entropy", ("topk", 1))
+    assert torch.equal(received[:, 0], torch.zeros(2, 40))
+    assert torch.equal(entropy[:, 0], torch.zeros(2, 40))
+    assert torch.equal(top.values[:, 0], torch.zeros(2, 40, 1))
+    assert (received[:, 1:] > 0).all()
 
 
 def test_all_of_it_is_one_sweep(monkeypatch):
