@@ -24,10 +24,17 @@ from torch import Tensor, nn
 import regard
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small decoder and log its attention.")
-    parser.add_argument("--steps", type=int, default=200, help="updates of the weights (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=10, help="steps between logged ones (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=200, help="updates of the weights (default: %(default)s)")
+    parser.add_argument("--every", type=count, default=10, help="steps between logged ones (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("regard-look"), help="folder (default: %(default)s)")
     # In a notebook the arguments are the kernel's.
     return parser.parse_args([] if given is None and "ipykernel" in sys.modules else given)

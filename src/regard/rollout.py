@@ -127,7 +127,7 @@ def rollout(weights: Iterable[AttentionWeights | Recorded], *, residual: float =
 
     Args:
         weights: one :class:`regard.AttentionWeights` a layer, first layer first, each (..., H, L, L) or (..., L, L); or
-            what :func:`regard.watch` has seen of one forward: a ``Seen``, or any of its records.
+            what :func:`regard.watch` has seen of one forward: a ``Seen``, or records of it; of one stack of layers.
         residual: the share of a position's own stream in each layer, in [0, 1].
 
     Returns:
@@ -135,8 +135,8 @@ def rollout(weights: Iterable[AttentionWeights | Recorded], *, residual: float =
 
     Raises:
         TypeError: weights that are no sequence of :class:`regard.AttentionWeights` or records, residual not a number.
-        ValueError: no weights, weights that are not square or differ in shape, records of several forwards, residual
-            outside [0, 1].
+        ValueError: no weights, weights that are not square or differ in shape, records of several forwards or stacks
+            (encoder, decoder, cross-attention), residual outside [0, 1].
 
     References:
         Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020.
@@ -166,6 +166,7 @@ def rollout(weights: Iterable[AttentionWeights | Recorded], *, residual: float =
                 f"rollout(weights): every layer must have the batch and length of {_named(0, given[0])}, "
                 f"{tuple(first.shape)}, got {tuple(w.shape)} in {_named(n, item)}"
             )
+    _check_one_stack(given)
     return Rollout(layers, float(residual))
 
 
@@ -200,6 +201,16 @@ def _check_one_forward(items: Sequence[object]) -> None:
             f"of one, [record for record in seen if record.step == {steps[0]}], or, of a generation, one map a module, "
             "[seen.joined(name) for name in dict.fromkeys(seen.names)]"
         )
+
+
+def _check_one_stack(items: Sequence[object]) -> None:
+    """An encoder and a decoder of one length would multiply, and mean nothing."""
+    names = [name for item in items if _is_record(item) and isinstance(name := getattr(item, "name", None), str)]
+    if names:
+        # The names are those that a watch gives; layers without need none of it.
+        from regard.watch.answers_stacks import check_one_stack
+
+        check_one_stack(names, "rollout(weights)")
 
 
 def _check_residual(residual: float) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from regard.look import command, sources
+import regard
+from regard.look import command, models, sources
 
 Run = Callable[..., command.Looked]
 
@@ -266,3 +268,27 @@ def test_the_page_is_opened_when_asked(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(command.webbrowser, "open", opened.append)
     looked = run(string="def f", open=True)
     assert opened == [looked.page.resolve().as_uri()]
+
+
+def test_one_token_is_one(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run(string="def f", max_tokens=2)
+    run(string="e")
+    assert "1 token\n" in capsys.readouterr().out
+    assert [command._tokens(count) for count in (1, 2, 1000)] == ["1 token", "2 tokens", "1,000 tokens"]
+
+
+def test_weights_that_are_nan_are_noted(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    attend = models.DemoModel.attend
+
+    def spoilt(*args: Any) -> models.Attended:
+        attended = attend(*args)
+        shape = attended.weights[1].shape
+        q = torch.full((*shape[:-1], 4), torch.nan)
+        attended.weights[1] = regard.attention_weights(q, torch.ones_like(q))
+        return attended
+
+    monkeypatch.setattr(models.DemoModel, "attend", spoilt)
+    note = "layer 1 has weights that are NaN: the scores and maps of those heads mean nothing"
+    looked = run(string="def f")
+    assert f"Note: {note}" in capsys.readouterr().out
+    assert note in looked.page.read_text()

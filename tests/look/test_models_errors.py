@@ -89,6 +89,21 @@ def lacking(path: Path) -> None:
     save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
 
 
+def index_of(*files: str) -> Callable[[Path], None]:
+    """In the place of the weights a pickle's name, and an index of these files."""
+
+    def change(path: Path) -> None:
+        (path / "model.safetensors").rename(path / "pytorch_model.bin")
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {file: file for file in files}}))
+
+    return change
+
+
+def broken_index(path: Path) -> None:
+    index_of()(path)
+    (path / "model.safetensors.index.json").write_text("{}")
+
+
 def only_an_adapter(path: Path) -> None:
     without("config.json", "model.safetensors")(path)
     (path / "adapter_config.json").write_text("{}")
@@ -134,7 +149,23 @@ def larger_vocabulary(path: Path) -> None:
             lambda path: (path / "model.safetensors").write_bytes(b"nothing of the kind"),
             r"but its weights cannot be loaded \(.*header",
         ),
-        ("llama", lambda path: edit(path / "config.json", hidden_size=32), r"but its weights cannot be loaded \("),
+        (
+            "llama",
+            lambda path: edit(path / "config.json", vocab_size=500),
+            r"its weights do not fit its config.json: embed_tokens.weight is \(400, 16\) in the file, and the model "
+            r"has \(500, 16\)",
+        ),
+        (
+            "llama",
+            index_of("pytorch_model.bin"),
+            r"its weights are in pytorch_model.bin, which may run code when it is",
+        ),
+        ("llama", index_of("../a.safetensors"), r"index.json names '../a.safetensors'; expected files beside it that"),
+        ("llama", index_of("weights"), r"index.json names 'weights'; expected files beside it that end in .safetens"),
+        ("llama", index_of("a.safetensors"), r"index.json names 'a.safetensors', which is not there; expected a whole"),
+        ("llama", index_of(), r"index.json names no file"),
+        ("llama", broken_index, r"its model.safetensors.index.json is damaged \(KeyError\)"),
+        ("bert", without("tokenizer.json", "tokenizer_config.json"), r"no tokenizer that .*its vocabulary is empty"),
         (
             "llama",
             lacking,
@@ -201,6 +232,47 @@ def test_a_text_that_leaves_no_token_is_refused(copied: Callable[[str], Path]) -
     (path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the model's tokenizer makes no tokens of this text"):
         read(path, "cat")
+
+
+def test_a_text_of_which_only_the_tokens_around_it_are_left_is_refused(copied: Callable[[str], Path]) -> None:
+    path = copied("llama")
+    content = json.loads((path / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the model's tokenizer makes no tokens of this text"):
+        read(path, "cat")
+
+
+def test_a_tokenizer_without_a_token_for_unknown_words_reads_those_it_knows(copied: Callable[[str], Path]) -> None:
+    import tokenizers as t
+    from transformers import PreTrainedTokenizerFast
+
+    path = copied("llama")
+    backend = t.Tokenizer(t.models.WordLevel({"cat": 0, "sat": 1}))
+    backend.pre_tokenizer = t.pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(path)
+    assert models.load(str(path)).encode("cat sat", None).ids == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"--model is .*llama', whose tokenizer cannot read this text \(.*; expected a"
+    ):
+        read(path, "cat dog")
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_quantised_weights_that_need_a_package_are_named(copied: Callable[[str], Path], method: str) -> None:
+    path = copied("llama")
+    edit(path / "config.json", quantization_config={"quant_method": method, "bits": 4, "load_in_4bit": True})
+    with pytest.raises((ImportError, ValueError), match=rf"--model is '{path}', but its weights, .* \({method}\), "):
+        models.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "./" + "x" * 300])
+def test_a_name_of_any_length_is_answered_in_words(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    answer(monkeypatch, AssertionError("the hub was asked"))
+    with pytest.raises(
+        ValueError, match=r"--model is .*, of 30\d characters, but no folder of that name .* at most 96"
+    ):
+        models.load(name)
 
 
 def test_a_model_that_needs_more_than_text_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,10 +366,20 @@ def test_a_name_that_the_hub_does_not_give_is_refused(
         models.load("some/where")
 
 
-def test_a_name_that_the_hub_knows_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_the_hub_knows_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-2.safetensors"}}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(index))
     answer(monkeypatch, Hub("config.json", "model-00001-of-2.safetensors", "model.safetensors.index.json"))
     place = hub.resolve("some/where")
     assert (place.where, place.local) == ("some/where", False)
+    index.write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+    with pytest.raises(
+        ValueError, match=r"--model is 'some/where', but its weights are in pytorch_model.bin, which may"
+    ):
+        hub.resolve("some/where")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/here", "./model", "~/model", "a b", "a..b"])

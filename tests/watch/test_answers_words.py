@@ -86,7 +86,29 @@ def test_a_file_of_the_rows(tmp_path):
         found.to_csv(tmp_path)
 
 
+@pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDC80)])
+def test_half_a_character_is_spelled_in_the_file(tmp_path, half):
+    found = sources(model(1, 1), 0, tokens=[half, *TOKENS[1:]], k=8)
+    with found.to_csv(tmp_path / "sources.csv").open(newline="", encoding="utf-8") as file:
+        tokens = {int(line["position"]): line["token"] for line in csv.DictReader(file)}
+    assert tokens == dict(enumerate([f"\\u{ord(half):x}", *TOKENS[1:]]))
+
+
+def test_a_query_that_is_named_twice_counts_once():
+    layers = model(1, 2)
+    found = sources(layers, [1, 5, -3, 5])
+    assert found.queries == (1, 5)
+    assert torch.equal(found.shares, sources(layers, [1, 5]).shares)
+
+
 L = model  # what the wrong calls below begin with
+
+
+def nan_in(heads: int, head: int, row: int | None = None, dtype=torch.float64) -> regard.AttentionWeights:
+    """Weights of which one head is NaN, or one row of it."""
+    q, k = torch.randn(2, 1, heads, 8, 6, dtype=dtype)
+    q[:, head, slice(None) if row is None else row] = torch.nan
+    return regard.attention_weights(q, k)
 
 
 def watched() -> regard.watch.Seen:
@@ -148,7 +170,33 @@ def watched() -> regard.watch.Seen:
             ValueError,
             r"sources\(residual\): expected a number in \[0, 1\], got 2",
         ),
-        (lambda: sources(L(1, 1), 0, residual=None), TypeError, r"sources\(residual\): .* in \[0, 1\], got NoneType"),
+        (lambda: sources(L(1, 1), 0, residual="1"), TypeError, r"sources\(residual\): .* in \[0, 1\], got str"),
+        (
+            lambda: sources(L(1, 1), 0, residual=0.5, method="mean"),
+            ValueError,
+            r"sources\(residual\): the mean has none, got 0.5; leave it out, or method='rollout'",
+        ),
+        (
+            lambda: sources(L(1, 1), 0, tokens=["a", 7, *"bcdefg"]),
+            TypeError,
+            r"sources\(tokens\): expected texts, got int 7 for key 1",
+        ),
+        (
+            lambda: sources([Record("a.0", L(1, 2)[0]), Record("a.1", nan_in(2, 1))], 0, batch=0),
+            ValueError,
+            r"sources\(seen\): the weights of layer 1 \(a.1\) are NaN, first in head 1, query 0; its query or key has",
+        ),
+        (
+            lambda: sources([nan_in(1, 0, dtype=torch.float32)], 0, residual=0.0),
+            ValueError,
+            r"the weights of layer 0 are NaN, first in head 0, query 0",
+        ),
+        (lambda: sources([nan_in(1, 0)], 0, method="mean"), ValueError, r"the weights of layer 0 are NaN, first in he"),
+        (
+            lambda: sources([L(1, 1)[0], nan_in(1, 0, row=7)], 0, sources=0),
+            ValueError,
+            r"the weights of layer 1 are NaN, first in head 0, query 7",
+        ),
         (lambda: sources(L(2, 1), 0), ValueError, r"sources\(batch\): there are 2 sequences; say which: batch=0"),
         (lambda: sources(L(2, 1), 0, batch=2), ValueError, r"sources\(batch\): 2 is none of the 2 sequences"),
         (lambda: sources(L(2, 1), 0, batch=True), TypeError, r"sources\(batch\): expected an integer, got bool"),

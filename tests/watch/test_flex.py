@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.compiling import fresh
 from tests.watch.attending import by_definition, same
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 import regard
-from regard.watch import flex
+from regard.watch import flex, flex_mods
 
 __all__ = ["fresh"]
 
@@ -184,3 +184,126 @@ def test_where_it_cannot_stay_compiled_it_says_so():
         with pytest.warns(regard.watch.UncompiledWarning, match=match), regard.watch() as seen:
             compiled(q, q, q)
     same(seen[0].weights, by_definition(q, q), rtol=0, atol=1e-6)
+
+
+def on_one_row(score, b, h, q, kv):
+    return torch.where((q == 5) & (kv == 7) & (h == 2), score * 3, score)
+
+
+def clamped(score, b, h, q, kv):
+    return score.clamp(-50, 50)
+
+
+def capped_but_once(score, b, h, q, kv):
+    return torch.where((q == 31) & (kv == 47), score, 3 * torch.tanh(score / 3))
+
+
+def own_score_only(score, b, h, q, kv):
+    return torch.where((score > 0.4) & (score < 0.5), score + 1, score)
+
+
+@pytest.mark.parametrize("score_mod", [on_one_row, clamped, capped_but_once, own_score_only], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("entries", [1, 1 << 20])
+def test_a_score_mod_that_differs_at_one_entry_or_one_score_is_named(score_mod, entries, monkeypatch):
+    monkeypatch.setattr(flex_mods, "ENTRIES", entries)
+    q, k, v = qkv()
+    record = watched(q, k, v, score_mod=score_mod, enable_gqa=True)
+    with pytest.raises(NotImplementedError, match=rf"flex_attention\(score_mod={score_mod.__name__}\)"):
+        _ = record.weights
+
+
+@pytest.mark.parametrize("score_mod", [alibi, relative, capped, causal, hotter], ids=lambda f: f.__name__)
+def test_a_score_mod_is_read_some_rows_at_a_time(score_mod, monkeypatch):
+    q, k, v = qkv()
+    monkeypatch.setattr(flex_mods, "ENTRIES", 2 * 4 * 48 * 5)  # 5 rows of 32
+    seen, most = flex_mods._modified, []
+    monkeypatch.setattr(flex_mods, "_modified", lambda *a: (most.append(seen(*a).numel()), seen(*a))[1])
+    same(watched(q, k, v, score_mod=score_mod, enable_gqa=True).weights, expected_of(score_mod, q, k))
+    assert max(most) == flex_mods.ENTRIES
+
+
+TABLE = torch.randn(10, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def entry_by_entry(score, b, h, q, kv):
+    return score + TABLE.index_select(0, (q % 10).reshape(1)).squeeze(0)
+
+
+def mask_entry_by_entry(b, h, q, kv):
+    return TABLE.index_select(0, ((q - kv).abs() % 10).reshape(1)).squeeze(0) > -0.5
+
+
+def test_functions_that_take_one_entry_only():
+    q, k, v = qkv()
+    rows, cols = INDEX
+    block_mask = create_block_mask(mask_entry_by_entry, None, None, 32, 48, device="cpu")
+    record = watched(q, k, v, score_mod=entry_by_entry, block_mask=block_mask, enable_gqa=True)
+    expected = by_definition(q, k, TABLE[(rows - cols).abs() % 10] > -0.5, bias=TABLE[rows % 10])
+    same(record.weights, expected)
+
+
+def test_a_score_mod_that_cannot_be_asked_says_why(monkeypatch):
+    q, k, v = qkv()
+
+    def fails_later(score, b, h, i, j):
+        return score
+
+    with regard.watch() as seen:
+        flex_attention(q, k, v, score_mod=fails_later, enable_gqa=True)
+    record = seen[0]
+    monkeypatch.setattr(flex_mods, "entrywise", lambda *args: 1 / 0)
+    with pytest.raises(NotImplementedError, match=r"score_mod=fails_later\): it cannot be asked .*ZeroDivisionError"):
+        _ = record.weights
+
+
+def in_blocks(monkeypatch, block_mask, allowed):
+    """A watched call in which the compiled operator reads ``allowed``."""
+
+    def operator(query, key, value, score_mod, *rest):
+        weights = by_definition(query, key, allowed)
+        return weights @ value, torch.zeros(query.shape[:-1]), torch.zeros(query.shape[:-1])
+
+    monkeypatch.setattr(flex, "_compiled", lambda frame: True)
+    monkeypatch.setattr(flex, "_compiled_operator", lambda outputs: lambda *args: operator(*args)[:outputs])
+    q, k, v = (torch.randn(1, 2, 64, 16, dtype=torch.float64) for _ in range(3))
+    with regard.watch() as seen:
+        output = flex_attention(q, k, v, block_mask=block_mask)
+    same(seen[0].weights, by_definition(q, k, allowed))
+    torch.testing.assert_close(seen[0].weights @ v, output)
+    return seen[0]
+
+
+COUNTS = torch.ones(1, 1, 4, dtype=torch.int32)
+INDICES = torch.tensor([[[[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 1, 3], [0, 1, 2, 3]]]], dtype=torch.int32)
+READ = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]).bool()
+READ = READ.repeat_interleave(16, 0).repeat_interleave(16, 1)
+
+
+def test_what_runs_compiled_reads_its_blocks_alone(monkeypatch):
+    record = in_blocks(monkeypatch, BlockMask.from_kv_blocks(COUNTS, INDICES, BLOCK_SIZE=16), READ)
+    assert record.mask == "where(noop_mask)"
+
+    def odd(b, h, q, kv):
+        return kv % 2 == 1
+
+    columns = torch.arange(64) % 2 == 1
+    in_blocks(monkeypatch, BlockMask.from_kv_blocks(COUNTS, INDICES, BLOCK_SIZE=16, mask_mod=odd), READ & columns)
+    shifted = (INDICES + 1) % 4
+    full = BlockMask.from_kv_blocks(COUNTS, INDICES, COUNTS, shifted, BLOCK_SIZE=16, mask_mod=odd)
+    in_blocks(monkeypatch, full, (READ & columns) | READ.roll(16, 1))
+
+
+def test_what_runs_compiled_without_blocks_reads_everything(monkeypatch):
+    assert in_blocks(monkeypatch, None, None).mask == "none"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh")
+def test_compiled_blocks_without_mask_mod():
+    compiled = torch.compile(flex_attention)
+    q = torch.randn(1, 1, 256, 16)
+    indices = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.int32)
+    block_mask = BlockMask.from_kv_blocks(torch.ones(1, 1, 2, dtype=torch.int32), indices, BLOCK_SIZE=128)
+    with torch.no_grad(), regard.watch() as seen:
+        output = compiled(q, q, q, block_mask=block_mask)
+    torch.testing.assert_close(seen[0].weights @ q, output, rtol=0, atol=1e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,6 +93,18 @@ def test_heads_are_those_of_the_model_and_keys_are_held_once_a_group():
     assert {tuple(each.keys.held.tensor.shape[:2]) for each in kept} == {(2, 2)}
 
 
+def test_keys_that_were_repeated_are_held_without_the_copies():
+    model, tokens = llama(), ids(6)
+    attention_mask = torch.ones_like(tokens)
+    attention_mask[0, :2] = 0
+    with regard.watch(model) as seen:
+        model(tokens, attention_mask=attention_mask)
+    for record in seen:
+        key = record.kept.keys.held.tensor
+        assert tuple(key.shape) == (2, 2, 6, 8)
+        assert key.untyped_storage().nbytes() == key.numel() * key.element_size()
+
+
 def generate(model, tokens, **options):
     return model.generate(tokens, max_new_tokens=6, min_new_tokens=6, **{"do_sample": False, **options})
 
@@ -162,6 +177,29 @@ def test_calls_that_are_no_generation_do_not_join(inference):
     )
     with pytest.raises(ValueError, match=match):
         seen.joined("layers.0")
+
+
+def test_forwards_of_one_text_and_its_beginning_do_not_join():
+    model, tokens = llama(), ids(12)
+    with torch.no_grad(), regard.watch(model) as seen:
+        model(tokens[:, :5])
+        model(tokens)
+    match = r"joined\('model.layers.0.self_attn'\): the 12 queries of call 1 are over 12 keys, of which call 0 had 5"
+    with pytest.raises(ValueError, match=match):
+        seen.joined("model.layers.0.self_attn")
+
+
+def test_weights_that_were_asked_for_at_each_step_hold_no_shorter_keys():
+    _, _, parts = steps(4, 1, 1, 1)
+    model = Cached()
+    with regard.watch(model) as seen:
+        for q_step, k_step in parts:
+            model(q_step, k_step)
+            assert seen[-1].weights is seen[-1].weights
+        asked = [weakref.ref(record.weights) for record in seen]
+        model(k_step, k_step)
+        gc.collect()
+        assert all(each() is None for each in asked)
 
 
 def test_a_beam_search_that_reorders_its_cache_does_not_join():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -12,7 +14,7 @@ from tests.watch.attending import Attention, Tower, by_definition, same
 from torch import nn
 
 import regard
-from regard.watch.held import fingerprint
+from regard.watch.held import fingerprint, split
 
 
 def tensors():
@@ -88,6 +90,117 @@ def test_a_mask_that_layers_share_is_copied_once():
         model(torch.randn(1, 6, 16, dtype=torch.float64), attn_mask=mask)
     assert len({record.kept.given[0].tensor.data_ptr() for record in seen}) == 1
     assert seen[0].kept.given[0].tensor.data_ptr() != mask.data_ptr()
+
+
+@pytest.mark.parametrize("hold", ["reference", "copy", "cpu"])
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("kind", ["bool", "float", "bias", "sinks"])
+def test_a_mask_at_the_address_of_one_that_died_is_another(kind, inference, hold):
+    expected = []
+    with torch.inference_mode(inference), regard.watch(hold=hold) as seen:
+        q = torch.randn(1, 2, 64, 8, dtype=torch.float64)
+        for _ in range(6):  # each is freed before the next is made, which often lies where it lay
+            allowed = torch.rand(64, 64) < 0.5
+            allowed[:, 0] = True
+            if kind == "sinks":
+                sinks = torch.randn(2, dtype=torch.float64)
+                expected.append(by_definition(q, q, sinks=sinks.clone()))
+                regard.attention(q, q, q, sinks=sinks)
+                del sinks
+            elif kind == "bias":
+                bias = torch.randn(64, 64, dtype=torch.float64)
+                expected.append(by_definition(q, q, bias=bias.clone()))
+                regard.attention(q, q, q, bias=bias)
+                del bias
+            else:
+                mask = allowed.double().log() if kind == "float" else allowed.clone()
+                expected.append(by_definition(q, q, allowed))
+                F.scaled_dot_product_attention(q, q, q, mask)
+                del mask
+    for record, weights in zip(seen, expected, strict=True):
+        same(record.weights, weights)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_copy_of_a_mask_is_of_its_call(inference):
+    expected = []
+    with torch.inference_mode(inference), regard.watch(hold="copy") as seen:
+        q, mask = torch.randn(1, 2, 6, 8, dtype=torch.float64), torch.ones(6, 6, dtype=torch.bool)
+        for n in range(1, 4):
+            mask.copy_(torch.ones(6, 6).tril(n).bool())
+            expected.append(by_definition(q, q, mask.clone()))
+            F.scaled_dot_product_attention(q, q, q, mask)
+    for record, weights in zip(seen, expected, strict=True):
+        same(record.weights, weights)
+
+
+def test_an_error_of_a_question_says_where():
+    model = Tower(1)
+    match = (
+        r"watch\(keep\): \('topk', 8\) of call 0 of layers.0, F.scaled_dot_product_attention, 1 x 4 x 3 x 3: topk\(k\)"
+    )
+    with pytest.raises(ValueError, match=match), regard.watch(model, keep=["entropy", ("topk", 8)]):
+        model(torch.randn(1, 3, 16))
+
+
+def test_an_error_of_a_function_that_is_asked_stays_what_it_is():
+    class OwnError(Exception):
+        def __init__(self):
+            super().__init__("of its own")
+
+    def fails(weights):
+        raise OwnError
+
+    model = Tower(1)
+    with pytest.raises(OwnError, match="of its own"), regard.watch(model, keep=[fails]):
+        model(torch.randn(1, 3, 16))
+
+
+def test_questions_are_checked_on_the_cpu():
+    with torch.device("meta"):
+        watch = regard.watch(keep=["entropy", ("topk", 2), ("mass", 0), ("pool", 512, 512)])
+    with watch as seen:
+        F.scaled_dot_product_attention(*torch.randn(3, 1, 512, 4))
+    assert tuple(seen[0].statistics["entropy"].shape) == (1, 512)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask_dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_least_number_of_the_dtype_of_a_mask_forbids(dtype, mask_dtype):
+    mask = torch.zeros(6, 6, dtype=mask_dtype)
+    mask[:, 3:] = torch.finfo(mask_dtype).min
+    mask[:, 4] = -torch.inf
+    allowed, added = split(mask, dtype)
+    assert torch.equal(allowed, (torch.arange(6) < 3).expand(6, 6))
+    assert added is None
+
+
+def test_nan_in_a_mask_does_not_forbid():
+    mask = torch.tensor([[0.0, torch.nan, -torch.inf]])
+    allowed, added = split(mask, torch.float32)
+    assert allowed.tolist() == [[True, True, False]]
+    assert added.isnan().tolist() == [[False, True, False]]
+
+
+def copied(seen):
+    return pickle.loads(pickle.dumps(seen))
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, copied])
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_copy_of_what_was_seen_answers(copy_of, inference):
+    with torch.inference_mode(inference):
+        given = {name: t.clone() for name, t in tensors().items()}
+        given["query"] += 1  # it was written to before
+        with regard.watch() as seen:
+            attend(given)
+        expected = by_definition(given["query"], given["key"], given["attn_mask"])
+        other = copy_of(seen)
+        same(other[0].weights, expected)
+        given["query"] += 1
+        same(other[0].weights, expected)
+        with pytest.raises(RuntimeError, match="query was written to"):
+            _ = copy_of(seen)[0].weights
 
 
 class Watched(Attention):

@@ -193,8 +193,9 @@ def test_a_compiled_model_is_compiled_between():
                 compiled(x)
             frames.append(torch._dynamo.utils.counters["frames"]["ok"])
 
-    with pytest.warns(UncompiledWarning):
+    with pytest.warns(UncompiledWarning) as warned:
         four_steps()
+    assert len(warned) == 1
     torch._dynamo.reset()
     assert log.history.steps == [0, 2]
     assert frames == [0, 1, 1, 1]

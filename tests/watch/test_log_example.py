@@ -41,6 +41,13 @@ def test_a_second_run_replaces_the_file(example: ModuleType, tmp_path: Path):
     assert History.read(tmp_path / "attention.csv").steps == [0]
 
 
+@pytest.mark.parametrize("flag", ["--steps", "--every"])
+def test_none_of_it_is_refused(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str):
+    with pytest.raises(SystemExit):
+        example.main([flag, "0", "--out", str(tmp_path)])
+    assert f"argument {flag}: 0 is not at least 1" in capsys.readouterr().err
+
+
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

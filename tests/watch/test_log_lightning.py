@@ -196,6 +196,20 @@ def test_a_step_without_attention_is_an_error(tmp_path):
         fit(tmp_path, [LightningCallback(every=1)], Plain())
 
 
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .None.*")
+@pytest.mark.parametrize("skipped", [[0], [0, 1], [2]])
+def test_a_step_that_is_skipped_stays_due(tmp_path, skipped):
+    class Skipping(Module):
+        def training_step(self, batch, number):
+            return None if number in skipped else super().training_step(batch, number)
+
+    callback, module = LightningCallback(every=2), Skipping()
+    fit(tmp_path, [callback], module, limit_val_batches=0)
+    assert callback.history.steps == {1: [1, 2, 4], 2: [2, 4]}[len(skipped)] if 0 in skipped else [0, 3, 4]
+    for figures in callback.history:
+        assert_as_given(figures, module, "train", 1)
+
+
 def test_a_copy_has_the_same_settings():
     copied = pickle.loads(pickle.dumps(LightningCallback(every=7, during="evaluation")))
     assert (copied.every, copied.during, isinstance(copied, lightning.Callback)) == (7, "evaluation", True)

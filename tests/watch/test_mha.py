@@ -182,3 +182,22 @@ def test_the_function_itself_takes_booleans(need_weights):
         F.multi_head_attention_forward(*given, need_weights=need_weights, **options)
     assert seen[0].mask == "dense(bool, True forbids (7, 7)) & padding(bool, True forbids (2, 7))"
     same(seen[0].weights, layer(x, x, x, **options, average_attn_weights=False)[1])
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_what_runs_inside_of_the_function_is_not_asked_for(need_weights, monkeypatch):
+    layer, x = nn.MultiheadAttention(16, 4), torch.randn(7, 2, 16)
+    modes = []
+    name = "baddbmm" if need_weights else "scaled_dot_product_attention"
+    module = torch if need_weights else F
+    original = getattr(module, name)
+
+    def counting(*args):
+        modes.append(torch._C._len_torch_function_stack())
+        return original(*args)
+
+    monkeypatch.setattr(module, name, counting)
+    with regard.watch(layer) as seen:
+        layer(x, x, x, attn_mask=FORBIDDEN, need_weights=need_weights)
+    assert modes == [0]
+    assert len(seen) == 1

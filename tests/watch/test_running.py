@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import threading
 import warnings
 
@@ -193,6 +195,115 @@ def test_each_thread_has_a_watch_of_its_own():
         model(x)
     assert seen.names == ["layers.0", "layers.1"]
     assert found == ["(model)"]
+
+
+def test_watches_of_threads_that_overlap_leave_the_process_as_it_was():
+    q = torch.randn(1, 2, 4, 8)
+    first_is_open, second_is_open, stances = threading.Event(), threading.Event(), []
+
+    def first():
+        with regard.watch():
+            F.scaled_dot_product_attention(q, q, q)
+            first_is_open.set()
+            assert second_is_open.wait(60)
+
+    def second(one):
+        assert first_is_open.wait(60)
+        with regard.watch():
+            F.scaled_dot_product_attention(q, q, q)
+            second_is_open.set()
+            one.join(60)  # it ends while this one goes on
+            stances.append(torch._dynamo.eval_frame._stance.stance)
+
+    one = threading.Thread(target=first)
+    two = threading.Thread(target=second, args=(one,))
+    try:
+        for thread in (one, two):
+            thread.start()
+        for thread in (one, two):
+            thread.join(60)
+        assert stances == ["force_eager"]
+        assert torch._dynamo.eval_frame._stance.stance == "default"
+    finally:
+        torch.compiler.set_stance("default")
+
+
+def test_a_watch_is_closed_in_its_thread():
+    model, errors = Tower(), []
+    watch = regard.watch(model)
+    watch.__enter__()
+    model(torch.randn(1, 3, 16))
+
+    def close():
+        try:
+            watch.__exit__(None, None, None)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join(60)
+    watch.__exit__(None, None, None)
+    assert [(type(error), str(error)) for error in errors] == [
+        (RuntimeError, "this watch was opened in another thread, whose calls it sees; leave its block there")
+    ]
+    assert not model._forward_pre_hooks
+    assert len(watch) == 2
+
+
+def saved(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, saved])
+def test_a_copy_of_a_model_that_is_watched_is_not_counted(copy_of):
+    model, x = Tower(), torch.randn(1, 3, 16)
+    with regard.watch(model) as seen:
+        other = copy_of(model)
+        other(x)
+        model(x)
+    assert [(record.name, record.step) for record in seen] == [("layers.0", 0), ("layers.1", 0)]
+    assert torch.equal(other(x), model(x))
+    saved(other)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(self.linear(x), x, x)
+
+
+TRACERS = {
+    "fx": lambda model, x: torch.fx.symbolic_trace(model),
+    "jit": lambda model, x: torch.jit.trace(model, x),
+    "export": lambda model, x: torch.export.export(model, (x,), strict=False).module(),
+    "strict": lambda model, x: torch.export.export(model, (x,), strict=True).module(),
+}
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", TRACERS)
+def test_a_model_is_traced_inside_of_the_block(name):
+    model, x = Plain().eval(), torch.randn(1, 2, 4, 8)
+    with regard.watch(model) as seen:
+        traced = TRACERS[name](model, x)
+        expected = model(x)
+    same(seen[-1].weights, by_definition(model.linear(x), x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(traced(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_model_is_refused():
+    model = torch.jit.trace(Plain(), torch.randn(1, 2, 4, 8))
+    with pytest.raises(TypeError, match=r"watch\(model\): a TorchScript module.*watch the module it was made from"):
+        regard.watch(model)
 
 
 def test_subclasses_and_other_modes_go_on_working():

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.watch.attending import Attention, Tower, by_definition, same
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import regard
 from regard import masks
@@ -153,9 +154,9 @@ def test_a_mask_is_converted_once_for_all_layers_and_only_when_asked(monkeypatch
     assert len({record.weights.mask.tensors()[0].data_ptr() for record in seen}) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_tensors_whose_weights_cannot_be_had_say_so():
     q = torch.randn(3, 2, 4, 8)
-    # torch warns of nested tensors as a prototype when it makes one of this layout.
     nested = torch.nested.nested_tensor([torch.randn(3, 2, 8), torch.randn(5, 2, 8)], layout=torch.jagged)
     with regard.watch() as seen:
         torch.vmap(lambda t: F.scaled_dot_product_attention(t, t, t))(q)
@@ -220,3 +221,93 @@ def test_autocast_casts_inside_of_the_operator(dtype):
     assert seen[0].weights.dtype == dtype
     same(seen[0].weights, by_definition(q.to(dtype), k.to(dtype)), rtol=0, atol=2 * torch.finfo(dtype).eps)
     same(seen[2].weights, by_definition(q, k))
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (6, 6), (7, 5)])
+@pytest.mark.filterwarnings("ignore:Lower right causal bias will produce NaNs")
+def test_causal_biases_of_torch_are_rules(sizes):
+    q, k, v = qkv(2, 4, query_len=sizes[0], key_len=sizes[1])
+    upper, lower = (torch.ones(sizes).tril(offset).bool() for offset in (0, sizes[1] - sizes[0]))
+    record = watched(q, k, v, causal_upper_left(*sizes))
+    assert record.mask == "causal(offset=0)"
+    same(record.weights, by_definition(q, k, upper))
+    with regard.watch() as seen:
+        F.scaled_dot_product_attention(q, k, v, causal_lower_right(*sizes))
+    same(seen[0].weights, by_definition(q, k, lower))
+
+
+class Negated(torch.Tensor):
+    """A mask whose True forbids."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is F.scaled_dot_product_attention:
+                args = (*args[:3], ~args[3].as_subclass(torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+
+class Named(torch.Tensor):
+    """A tensor like all others."""
+
+
+def test_a_mask_that_decides_itself_how_it_masks_is_refused_by_name():
+    q, k, v = qkv(2, 4)
+    mask = torch.ones(5, 7).triu(1).bool()
+    with regard.watch() as seen:
+        F.scaled_dot_product_attention(q, k, v, mask.as_subclass(Negated))
+        F.scaled_dot_product_attention(q, k, v, (~mask).as_subclass(Named))
+        F.scaled_dot_product_attention(q, k, v, torch.nn.Parameter(torch.zeros(5, 7, dtype=torch.float64)))
+    with pytest.raises(RuntimeError, match="its mask is a Negated, a tensor that decides itself how it masks"):
+        _ = seen[0].weights
+    same(seen[1].weights, by_definition(q, k, ~mask))
+    same(seen[2].weights, by_definition(q, k))
+
+
+def test_a_mask_inside_of_torch_func_does_not_stop_the_model():
+    q, k, v = qkv(2, 4)
+    mask = torch.randn(3, 5, 7, dtype=torch.float64)
+
+    def total(m, value=v):
+        return F.scaled_dot_product_attention(q, k, value, m).square().sum()
+
+    functions = [torch.func.grad(total), torch.func.grad(lambda value: total(mask[0], value))]
+    given = [mask[0], v]
+    plain = [f(t) for f, t in zip(functions, given, strict=True)], torch.vmap(total)(mask)
+    with regard.watch() as seen:
+        found = [f(t) for f, t in zip(functions, given, strict=True)], torch.vmap(total)(mask)
+        torch.vmap(lambda value: total(mask[0], value))(torch.stack([v, v]))
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+    for record in seen[:3]:
+        with pytest.raises(RuntimeError, match=r"ran inside of torch\.func"):
+            _ = record.weights
+    same(seen[3].weights, by_definition(q, k, bias=mask[0]))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_operators_under_it_as_a_decomposed_graph_calls_them(causal):
+    q, k, v = qkv(2, 4)
+    v = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    bias = None if causal else torch.randn(5, 7, dtype=torch.float64)
+    expected = by_definition(q, k, torch.ones(5, 7).tril().bool() if causal else None, bias=bias, scale=0.3)
+    aten = torch.ops.aten
+    with regard.watch() as seen:
+        aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias, scale=0.3)
+        aten._scaled_dot_product_attention_math.default(q, k, v, bias, 0.0, causal, scale=0.3)
+    assert seen[0].function == "aten._scaled_dot_product_flash_attention_for_cpu"
+    for record in seen:
+        same(record.weights, expected)
+    assert len(seen) == 2
+
+
+def test_a_stance_that_was_set_since_stays():
+    found = []
+
+    def rule(b, h, q, kv):
+        found.append(torch._dynamo.eval_frame._stance.stance)
+        return kv <= q
+
+    q, k, v = qkv(2, 4)
+    with regard.watch(), torch.compiler.set_stance("fail_on_recompile"):
+        regard.attention(q, k, v, masks.where(rule))
+    assert set(found) == {"fail_on_recompile"}

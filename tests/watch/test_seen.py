@@ -183,6 +183,28 @@ def test_patterns_that_match_what_does_not_attend(model, x):
         model(x)
 
 
+def test_each_pattern_without_a_model_matches_something(model, x):
+    match = r"no attention call seen in modules='layers\.7'; did you mean 'layers\."
+    with pytest.raises(regard.watch.NoAttentionSeen, match=match), regard.watch(modules=["layers.1", "layers.7"]):
+        model(x)
+    with pytest.raises(ArithmeticError), regard.watch(modules=["layers.1", "layers.7"]):
+        fails(model(x))
+
+
+def fails(output):
+    raise ArithmeticError
+
+
+def test_forwards_that_cannot_be_counted(model, x):
+    match = r"watch\(every=2\): no forward of the model was counted.*model\(\.\.\.\), not model\.forward"
+    for run in (model.forward, model.layers[0]):
+        with pytest.raises(RuntimeError, match=match), regard.watch(model, every=2) as seen:
+            run(x)
+        assert len(seen) > 0
+    with pytest.raises(ArithmeticError), regard.watch(model, every=2):
+        fails(model.forward(x))
+
+
 def test_unknown_names(model, x):
     with regard.watch(model) as seen:
         model(x)
@@ -190,71 +212,6 @@ def test_unknown_names(model, x):
         _ = seen["layers.7"]
     with pytest.raises(IndexError):
         _ = seen[3]
-
-
-class ByHand(nn.Module):
-    def __init__(self, softmax, dim=4):
-        super().__init__()
-        self.softmax, self.dim = softmax, dim
-
-    def forward(self, x):
-        return self.softmax(x[(None,) * (self.dim - x.dim())])
-
-
-class OwnAttention(ByHand):
-    pass
-
-
-SOFTMAXES = {
-    "F": lambda s: F.softmax(s, dim=-1),
-    "torch": lambda s: torch.softmax(s, -1),
-    "method": lambda s: s.softmax(s.dim() - 1),
-    "module": nn.Softmax(dim=-1),
-}
-
-
-@pytest.mark.parametrize("name", SOFTMAXES)
-def test_a_softmax_by_hand_is_named(x, name):
-    model = nn.ModuleDict({"own": ByHand(SOFTMAXES[name])})
-    match = r"no attention call seen in 'own': these modules compute a softmax by hand; .*attn_implementation='sdpa'"
-    with pytest.raises(regard.watch.NoAttentionSeen, match=match), regard.watch(model):
-        model["own"](x)
-
-
-def test_a_softmax_that_is_not_of_attention(x):
-    by_hand = lambda axis: ByHand(lambda s: s.softmax(axis))  # noqa: E731
-    model = nn.ModuleDict(
-        {"classes": ByHand(SOFTMAXES["F"], 3), "channels": by_hand(1), "att": OwnAttention(SOFTMAXES["F"], 3)}
-    )
-    with regard.watch(model) as seen:
-        model["classes"](x)
-        model["channels"](x)
-        F.scaled_dot_product_attention(x, x, x)
-    assert seen.unseen == []
-    with pytest.raises(regard.watch.NoAttentionSeen, match="no attention call seen in 'att'"), regard.watch(model):
-        model["att"](x)
-
-
-def test_unseen_modules_are_told_beside_those_that_were_seen(model, x):
-    both = nn.Sequential(model, ByHand(SOFTMAXES["F"])).double()
-    with regard.watch(both) as seen:
-        both(x)
-    assert seen.unseen == ["1"]
-    assert "unseen: a softmax by hand in 1" in repr(seen)
-
-
-def test_nothing_ran(model):
-    match = "nothing ran inside the block; call the model inside"
-    with pytest.raises(regard.watch.NoAttentionSeen, match=match), regard.watch(model):
-        pass
-    linear = nn.Linear(4, 4)
-    with (
-        pytest.raises(
-            RuntimeError, match="no attention call seen, and no softmax of attention's shape; a Hugging Face"
-        ),
-        regard.watch(linear),
-    ):
-        linear(torch.ones(4))
 
 
 def test_an_error_of_the_model_is_not_hidden(model):
@@ -316,6 +273,11 @@ def test_nested_watches_both_record(model, x):
         ({"keep": ["topk"]}, ValueError, r"watch\(keep\): topk takes 1 argument"),
         ({"keep": [3]}, TypeError, r"watch\(keep\): a question is a name"),
         ({"keep": [("mass", [0, 1])]}, TypeError, "cannot be the key of an answer"),
+        ({"keep": [("topk", 0)]}, ValueError, r"watch\(keep\): \('topk', 0\): topk\(k\)"),
+        ({"keep": [("topk", "a")]}, TypeError, r"watch\(keep\): \('topk', 'a'\): .* must be an integer"),
+        ({"keep": [("pool", 2, 2, "sum")]}, ValueError, r"watch\(keep\): .*reduce must be 'mean' or 'max'"),
+        ({"keep": [("pool", 0, 10**9)]}, ValueError, r"watch\(keep\): .*rows must be"),
+        ({"keep": [("mass", "x")]}, TypeError, r"watch\(keep\): \('mass', 'x'\): .*keys must be an index"),
     ],
 )
 def test_arguments(options, error, match):

@@ -37,7 +37,7 @@ class MaskTensor(Tensor):
     """
 
     rule: masks.Mask | None
-    _dense: Tensor | None
+    _entries: _Entries
 
     @staticmethod
     def __new__(  # noqa: D102
@@ -45,7 +45,7 @@ class MaskTensor(Tensor):
     ) -> MaskTensor:
         made: MaskTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         made.rule = rule
-        made._dense = None
+        made._entries = _Entries()
         return made
 
     def __init__(self, rule: masks.Mask | None, shape: tuple[int, int, int, int], device: torch.device) -> None:
@@ -53,20 +53,26 @@ class MaskTensor(Tensor):
 
     def dense(self) -> Tensor:
         """All entries, (B, 1, L, S) booleans; kept, since every layer that asks would ask again."""
-        if self._dense is None:
+        if self._entries.tensor is None:
             batch, _, query_len, key_len = self.shape
             if self.rule is None:
                 made = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
             else:
                 made = self.rule.to_dense(query_len, key_len, batch=batch, num_heads=1, device=self.device)
-            self._dense = made.expand(batch, 1, query_len, key_len)  # (L, S) or (B or 1, 1, L, S) to (B, 1, L, S)
-        return self._dense
+            # Contiguous, as a model may write to it: (L, S) or (B or 1, 1, L, S) to (B, 1, L, S).
+            self._entries.tensor = made.expand(batch, 1, query_len, key_len).contiguous()
+        return self._entries.tensor
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody wrote to the entries, or has memory of theirs, so that the rule may not be what they say."""
+        return self._entries.open
 
     def again(self) -> MaskTensor:
         """The same mask as another object, which is what PyTorch takes for a view."""
         batch, heads, query_len, key_len = self.shape
         made = MaskTensor(self.rule, (batch, heads, query_len, key_len), self.device)
-        made._dense = self._dense
+        made._entries = self._entries
         return made
 
     # What only C++ sees, and operations that no override names, end at the dispatcher: one place for all of them.
@@ -83,11 +89,29 @@ class MaskTensor(Tensor):
                 "boolean, True = may attend, and the attention must go through transformers' AttentionInterface. This "
                 'architecture, or this layer of it, does not; use attn_implementation="eager" for it'
             )
+        first = args[0] if args and isinstance(args[0], MaskTensor) else None
         args, kwargs = tree_map_only(MaskTensor, MaskTensor.dense, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        found = func(*args, **kwargs)
+        if first is None or not _shares(found, args[0]):
+            return found
+        # Whoever has a view may write to it, and what is written must be what masks.
+        first._entries.open = True
+        return first if func._schema.is_mutable else found
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"MaskTensor({' x '.join(map(str, self.shape))}, {'all' if self.rule is None else self.rule})"
+
+
+class _Entries:
+    """The dense tensor, once it is made, for all objects that are the same mask."""
+
+    tensor: Tensor | None = None
+    open = False
+
+
+def _shares(found: Any, dense: Tensor) -> bool:
+    """Whether a result is memory of the entries."""
+    return isinstance(found, Tensor) and found.untyped_storage().data_ptr() == dense.untyped_storage().data_ptr()
 
 
 def _whole(given: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> bool:

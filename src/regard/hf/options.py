@@ -36,8 +36,8 @@ def mask_of(
         added = None
     elif isinstance(given, MaskTensor):
         mask, added = given.rule, None
-        if given.shape[-2:] != (query.shape[2], key.shape[2]) and given.rule is not None:
-            mask = given.dense()  # made for other lengths: regard says so, or it broadcasts
+        if given.open or (given.shape[-2:] != (query.shape[2], key.shape[2]) and given.rule is not None):
+            mask = given.dense()  # the rule may not be what they say, or is for other lengths: regard says so
     else:
         mask, added = split(given)
     if options.get("indices") is not None:

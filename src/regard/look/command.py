@@ -105,6 +105,7 @@ def run(
         weights = attended.weights
         _check_choice("--layer", layer, len(weights))
         _check_choice("--head", head, _most_heads(weights, layer))
+        said = [*attended.notes, *_not_numbers(weights)]
         table = head_table(weights, token_ids=reading.ids, tokens=reading.tokens, progress=step("scores of the heads"))
         chosen = _choose(table, layer, head)
         data = page_data(
@@ -112,7 +113,7 @@ def run(
             table,
             title=title,
             source=source.name,
-            notes=[*reading.notes, *attended.notes],
+            notes=[*reading.notes, *said],
             selected=chosen,
             progress=step("maps for the page"),
         )
@@ -123,7 +124,7 @@ def run(
     paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
     stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
     looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
-    _report(console, source, reading, attended.notes, looked, stale)
+    _report(console, source, reading, said, looked, stale)
     if open:
         webbrowser.open(looked.page.resolve().as_uri())
     return looked
@@ -153,12 +154,26 @@ def _read(source: Source, model: Model, max_tokens: int | None) -> _Reading:
     encoded = model.encode(text, limit)
     used, notes = len(encoded.ids), []
     if len(text) < len(source.text):
-        notes.append(f"first {used:,} tokens of {len(source.text):,} characters")
+        notes.append(f"first {_tokens(used)} of {len(source.text):,} characters")
     elif used < encoded.total:
-        notes.append(f"first {used:,} of {encoded.total:,} tokens")
+        notes.append(f"first {used:,} of {_tokens(encoded.total)}")
     if notes and limit is not None and limit == model.context:
         notes[0] += f" (the model takes {limit:,})"
     return _Reading(encoded.ids, encoded.tokens, notes)
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+def _not_numbers(weights: list[AttentionWeights]) -> list[str]:
+    """A note on the layers whose weights are NaN: what is shown of them means nothing."""
+    # A row whose logits are NaN has the log-sum-exp of one that reads nothing; its entropy is NaN.
+    found = [str(number) for number, each in enumerate(weights) if bool(each.entropy().isnan().any())]
+    if not found:
+        return []
+    layers = f"layer {found[0]} has" if len(found) == 1 else f"layers {', '.join(found)} have"
+    return [f"{layers} weights that are NaN: the scores and maps of those heads mean nothing; look at its parameters"]
 
 
 def _most_heads(weights: list[AttentionWeights], layer: int | None) -> int:
@@ -208,7 +223,7 @@ def _report(
         # A pipe gets whole lines; a terminal has them broken between words.
         console.print(shown, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
-    say(f"Text: {source.name}, {reading.notes[0] if reading.notes else f'{len(reading.ids):,} tokens'}")
+    say(f"Text: {source.name}, {reading.notes[0] if reading.notes else _tokens(len(reading.ids))}")
     for note in notes:
         say(f"Note: {note}")
     console.print(terminal.table(looked.table, limit=PRINTED_HEADS))

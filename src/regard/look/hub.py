@@ -16,16 +16,20 @@ from typing import Any
 
 from regard.look.wording import one_line
 
-__all__ = ["Place", "quietly", "resolve", "short", "transformers_module"]
+__all__ = ["Place", "is_folder", "quietly", "resolve", "short", "transformers_module"]
 
-#: The names of weights that are read; nothing else is, whatever else there is.
-SAFE = ("model.safetensors", "model.safetensors.index.json")
+#: The file of weights that is read, and the list of files if there are several.
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 #: How the names of files end that run code when they are read, or may.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 #: A name of the hub: one of its own, or an owner's.
 NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+#: The hub has no longer names.
+LONGEST_NAME = 96
 
 #: Unless it is set, transformers asks a service to turn a model's pickles into safetensors.
 CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
@@ -84,8 +88,14 @@ def resolve(name: str) -> Place:
         ImportError: transformers is not installed.
     """
     folder = Path(name)
-    if name and folder.is_dir():
+    if name and is_folder(name):
         return _in_folder(name, folder)
+    if len(name) > LONGEST_NAME:
+        shown = f"{name[:40]}…" if os.sep not in name else name
+        raise ValueError(
+            f"--model is {shown!r}, of {len(name):,} characters, but no folder of that name exists, and a name on the "
+            f"hub has at most {LONGEST_NAME}; {EXPECTED}"
+        )
     if folder.is_file():
         raise ValueError(f"--model is {name!r}, a file; expected the folder that it is in, with its config.json")
     if not NAME.fullmatch(name) or ".." in name:
@@ -93,9 +103,17 @@ def resolve(name: str) -> Place:
         raise ValueError(f"--model is {name!r}{', but ' + looks if looks else ''}; {EXPECTED}")
     transformers_module()
     cached = import_module("huggingface_hub").try_to_load_from_cache(name, "config.json")
-    if isinstance(cached, str) and not _missing(_names(Path(cached).parent)):
+    if isinstance(cached, str) and not _problem(Path(cached).parent):
         return _in_folder(name, Path(cached).parent)
     return _on_hub(name)
+
+
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of that name; no name is too long to be asked for."""
+    try:
+        return Path(name).is_dir()
+    except OSError:
+        return False
 
 
 def _in_folder(name: str, folder: Path) -> Place:
@@ -110,7 +128,7 @@ def _in_folder(name: str, folder: Path) -> Place:
         raise ValueError(f"--model is {name!r}, but its config.json is damaged: {error}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"--model is {name!r}, but its config.json is no JSON object; save_pretrained writes one")
-    if problem := _missing(files):
+    if problem := _problem(folder):
         raise ValueError(f"--model is {name!r}, but {problem}")
     return Place(name, str(folder), True, raw)
 
@@ -139,7 +157,17 @@ def _on_hub(name: str) -> Place:
     files = {file.rfilename for file in info.siblings or ()}
     if "config.json" not in files:
         raise ValueError(f"--model is {name!r}, which has no config.json; expected a model of the transformers library")
-    if problem := _missing(files):
+    problem = _missing(files)
+    if not problem and WEIGHTS not in files:
+        try:
+            with quietly():
+                index = Path(hub.hf_hub_download(name, INDEX))
+        except Exception as error:
+            raise ValueError(
+                f"--model is {name!r}, whose {INDEX} cannot be had from the hub ({short(error)})"
+            ) from error
+        problem = _wrong_index(index, files)
+    if problem:
         raise ValueError(f"--model is {name!r}, but {problem}")
     return Place(name, name, False, {})
 
@@ -148,16 +176,43 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def _problem(folder: Path) -> str:
+    """Why the weights in a folder cannot be read safely, in words, or "" if they can."""
+    files = _names(folder)
+    return _missing(files) or ("" if WEIGHTS in files else _wrong_index(folder / INDEX, files))
+
+
+def _wrong_index(index: Path, files: set[str]) -> str:
+    """Why the files that an index names may not be read, or "" if all are safetensors beside it."""
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its {INDEX} is damaged ({type(error).__name__}); model.save_pretrained(folder) writes one"
+    for file in dict.fromkeys(map(str, named)):
+        shown = one_line(file)
+        if file.endswith(PICKLES):
+            return _pickled(shown)
+        if "/" in file or "\\" in file or not file.endswith(".safetensors"):
+            return f"its {INDEX} names {shown!r}; expected files beside it that end in .safetensors"
+        if file not in files:
+            return f"its {INDEX} names {shown!r}, which is not there; expected a whole model"
+    return "" if named else f"its {INDEX} names no file; model.save_pretrained(folder) writes one"
+
+
+def _pickled(file: str) -> str:
+    return (
+        f"its weights are in {file}, which may run code when it is read; regard look reads "
+        "safetensors alone: if you trust it, load and save it with transformers, model.save_pretrained(folder)"
+    )
+
+
 def _missing(files: set[str]) -> str:
     """Why there are no weights to be read, in words, or "" if there are."""
-    if not files.isdisjoint(SAFE):
+    if not files.isdisjoint((WEIGHTS, INDEX)):
         return ""
     unsafe = sorted(file for file in files if file.endswith(PICKLES) and file != "training_args.bin")
     if unsafe:
-        return (
-            f"its weights are in {one_line(unsafe[0])}, which may run code when it is read; regard look reads "
-            "safetensors alone: if you trust it, load and save it with transformers, model.save_pretrained(folder)"
-        )
+        return _pickled(one_line(unsafe[0]))
     other = sorted(file for file in files if file.endswith((".safetensors", ".gguf")))
     found = f" ({one_line(other[0])} is read by other programs)" if other else ""
     return f"it has no weights{found}; expected model.safetensors, as model.save_pretrained(folder) writes it"

@@ -10,8 +10,15 @@ from torch import nn
 
 from regard.look.hub import Place, quietly, resolve, short, transformers_module
 from regard.look.hugging_face_model import HuggingFaceModel
+from regard.look.pieces import METASPACE
+from regard.look.wording import one_line
 
 __all__ = ["load"]
+
+NO_TOKENIZER = (
+    "there is no tokenizer that can be loaded with it; expected tokenizer.json beside config.json, as "
+    "tokenizer.save_pretrained(folder) writes it"
+)
 
 
 def load(name: str) -> HuggingFaceModel:
@@ -46,7 +53,7 @@ def _config(place: Place) -> tuple[Any, Any]:
     try:
         config = auto.AutoConfig.from_pretrained(place.where, trust_remote_code=False, local_files_only=place.local)
     except Exception as error:
-        _raise_if_import(error)
+        _raise_if_import(place, error)
         if place.raw.get("auto_map") or "custom code" in str(error):
             raise ValueError(
                 f"--model is {place.name!r}, which needs code of its own (trust_remote_code); regard look runs none: "
@@ -62,7 +69,7 @@ def _config(place: Place) -> tuple[Any, Any]:
     try:
         kind = auto.MODEL_MAPPING[type(config)]
     except Exception as error:
-        _raise_if_import(error)
+        _raise_if_import(place, error)
         raise ValueError(
             f"--model is {place.name!r}, of the kind {config.model_type!r}, which transformers' AutoModel does not load"
         ) from error
@@ -84,15 +91,14 @@ def _tokenizer(place: Place) -> Any:
         tokenizer = auto.AutoTokenizer.from_pretrained(
             place.where, trust_remote_code=False, local_files_only=place.local
         )
-        tokenizer("a")
     except Exception as error:
-        _raise_if_import(error)
-        raise _refused(
-            place,
-            "there is no tokenizer that can be loaded with it; expected tokenizer.json beside config.json, as "
-            "tokenizer.save_pretrained(folder) writes it",
-            error,
-        ) from error
+        _raise_if_import(place, error)
+        raise _refused(place, NO_TOKENIZER, error) from error
+    if getattr(tokenizer, "is_fast", False):
+        # Where its files are missing, transformers may make one that knows its special tokens alone.
+        added = tokenizer.added_tokens_decoder
+        if not any(token.strip(METASPACE) for token, number in tokenizer.get_vocab().items() if number not in added):
+            raise ValueError(f"--model is {place.name!r}, but {NO_TOKENIZER} (its vocabulary is empty)")
     return tokenizer
 
 
@@ -115,10 +121,18 @@ def _model(place: Place, config: Any, kind: Any) -> nn.Module:
             trust_remote_code=False,
             local_files_only=place.local,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except Exception as error:
-        _raise_if_import(error)
-        raise _refused(place, "its weights cannot be loaded", error) from error
+        quantised = _quantised(config)
+        _raise_if_import(place, error, quantised)
+        raise _refused(place, f"its weights{quantised} cannot be loaded", error) from error
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise ValueError(
+            f"--model is {place.name!r}, but its weights do not fit its config.json: {name} is {tuple(stored)} in the "
+            f"file, and the model has {tuple(wanted)}; expected the config.json that was saved with the weights"
+        )
     # A pooler comes after all attention, and models are often stored without theirs.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
@@ -131,10 +145,22 @@ def _model(place: Place, config: Any, kind: Any) -> nn.Module:
     return whole
 
 
-def _raise_if_import(error: Exception) -> None:
+def _quantised(config: Any) -> str:
+    """How its weights are quantised, in words, or ""."""
+    said = getattr(config, "quantization_config", None)
+    if not said:
+        return ""
+    method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+    return f", which are quantised ({one_line(str(getattr(method, 'value', method)))}),"
+
+
+def _raise_if_import(place: Place, error: Exception, quantised: str = "") -> None:
     """A package that is missing is for the user to install, and said by the one that needs it."""
     if isinstance(error, ImportError):
-        raise error
+        what = f"its weights{quantised} need" if quantised else "it needs"
+        raise ImportError(
+            f"--model is {place.name!r}, but {what} a package that is not installed ({short(error)})", name=error.name
+        ) from error
 
 
 def _refused(place: Place, what: str, error: Exception) -> ValueError:

@@ -64,13 +64,21 @@ class HuggingFaceModel:
         fast = bool(getattr(self._tokenizer, "is_fast", False))
 
         def tokens_of(**options: Any) -> Any:
-            with quietly():
-                return self._tokenizer(text, return_offsets_mapping=fast, verbose=False, **options)
+            try:
+                with quietly():
+                    return self._tokenizer(text, return_offsets_mapping=fast, verbose=False, **options)
+            except Exception as error:  # such as a word outside a vocabulary that has no token for unknown ones
+                raise ValueError(
+                    f"--model is {self.title!r}, whose tokenizer cannot read this text ({short(error)}); expected a "
+                    "text that it knows"
+                ) from error
 
         found = tokens_of()
         total = len(found["input_ids"])
+        added = self._tokenizer.num_special_tokens_to_add()
+        if total <= added:
+            raise ValueError("the model's tokenizer makes no tokens of this text; expected a text that it knows")
         if limit is not None and total > limit:
-            added = self._tokenizer.num_special_tokens_to_add()
             if limit <= added:
                 raise ValueError(
                     f"--max-tokens is {limit}, but the tokenizer adds {added} of its own; expected at least {added + 1}"
@@ -78,8 +86,6 @@ class HuggingFaceModel:
             self._tokenizer.truncation_side = "right"
             found = tokens_of(truncation=True, max_length=limit)
         ids = list(found["input_ids"])
-        if not ids:
-            raise ValueError("the model's tokenizer makes no tokens of this text; expected a text that it knows")
         self._check_ids(ids)
         offsets = found["offset_mapping"] if fast else None
         return Encoded(ids, pieces(self._tokenizer, ids, text, offsets), total)

@@ -92,10 +92,11 @@ def load(name: str) -> Model:
         ImportError: a package that it needs is not installed.
     """
     from regard import demo
+    from regard.look.hub import is_folder
 
     if name == DEMO:
         return DemoModel("The demo model", *demo.load())
-    if name and Path(name).is_dir() and not _is_hugging_face(Path(name)):  # Path("") is the folder we are in
+    if name and is_folder(name) and not _is_hugging_face(Path(name)):  # Path("") is the folder we are in
         try:
             return DemoModel(name, *demo.load(name))
         except FileNotFoundError as error:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from regard.watch.answers import document_mass, sources
     from regard.watch.callbacks import LightningCallback, TrainerCallback
     from regard.watch.log import Log
+    from regard.watch.log_history import History
+    from regard.watch.log_journal import AttentionAlarm
 
 __all__ = [
+    "AttentionAlarm",
+    "History",
     "LightningCallback",
     "Log",
     "NoAttentionSeen",
@@ -38,6 +42,8 @@ __all__ = [
 
 # What stands on a watch, by the module that it is in.
 _LATER = {
+    "AttentionAlarm": "log_journal",
+    "History": "log_history",
     "LightningCallback": "callbacks",
     "Log": "log",
     "TrainerCallback": "callbacks",

@@ -75,7 +75,7 @@ def sources(
     sources: Positions | None = None,
     documents: Tensor | Sequence[int] | None = None,
     k: int = 20,
-    residual: float = 0.5,
+    residual: float | None = None,
     method: str = "rollout",
     batch: int | None = None,
 ) -> Sources:
@@ -104,13 +104,15 @@ def sources(
     the edges.
 
     Args:
-        seen: what :func:`regard.watch` has seen, or records of it, or one AttentionWeights a layer, first layer first.
-        answer: the answer's queries: an index (negative ones from the end), a slice, indices, or booleans (L,).
+        seen: what :func:`regard.watch` has seen, or records of it, of one stack of layers; or one AttentionWeights a
+            layer, first layer first.
+        answer: the answer's queries: an index (negative ones from the end), a slice, indices, or booleans (L,). One
+            that is named twice counts once.
         tokens: S texts, one a key.
         sources: the keys to rank, given in the same ways; all without it. Shares remain those of the whole.
         documents: (S,) integers, the document of each key: their shares are summed.
         k: at most so many rows.
-        residual: the share of a position's own stream in each layer, in [0, 1]; of the rollout.
+        residual: the share of a position's own stream in each layer, in [0, 1], 0.5 without it; of the rollout alone.
         method: "rollout", or "mean" for what the answer's queries read directly, also where L and S differ.
         batch: which sequence, where there are several.
 
@@ -120,7 +122,7 @@ def sources(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: layers that do not belong together, positions out of range, tokens or documents that are not one a
-            key, an answer whose queries read nothing.
+            key, a residual of the mean, an answer whose queries read nothing, weights that are NaN.
 
     References:
         Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020.
@@ -131,6 +133,9 @@ def sources(
         raise TypeError(f"sources(k): expected an integer, got {type(k).__name__}")
     if k < 1:
         raise ValueError(f"sources(k): expected at least 1, got {k}")
+    if residual is not None and method == "mean":
+        raise ValueError(f"sources(residual): the mean has none, got {residual!r}; leave it out, or method='rollout'")
+    residual = 0.5 if residual is None else residual
     if isinstance(residual, bool) or not isinstance(residual, Real):
         raise TypeError(f"sources(residual): expected a number in [0, 1], got {type(residual).__name__}")
     if not 0 <= residual <= 1:
@@ -143,6 +148,9 @@ def sources(
     sequence = sequence_of(first.lead, batch)
     if tokens is not None and len(tokens) != key_len:
         raise ValueError(f"sources(tokens): expected one text a key, {key_len:,}, got {len(tokens):,}")
+    for place, token in enumerate(() if tokens is None else tokens):
+        if not isinstance(token, str):
+            raise TypeError(f"sources(tokens): expected texts, got {type(token).__name__} {token!r} for key {place}")
     ids = None if documents is None else document_ids(documents, "sources(documents)").cpu()
     if ids is not None and tuple(ids.shape) != (key_len,):
         raise ValueError(
@@ -156,11 +164,15 @@ def sources(
         else:
             found = _read_directly(layers, start, sequence)
         shares = found.shares.cpu()
+        if bool(shares.isnan().any()):
+            raise ValueError(_nan_in(layers, sequence))
         if not bool(shares.any()):
             raise ValueError("sources(answer): these queries may attend to nothing (padding?); name others")
         order = shares[wanted].argsort(descending=True, stable=True)[:k]
         chosen = wanted[order]
         carriers = found.carriers(chosen)
+        if any(carried != carried for _, _, carried in carriers):
+            raise ValueError(_nan_in(layers, sequence))
     rows = []
     for rank, (position, (layer, head, carried)) in enumerate(zip(chosen.tolist(), carriers, strict=True), 1):
         moved = carried > 0
@@ -248,6 +260,23 @@ class _Best:
         """(layer, head, value) of each position."""
         found = (each[positions].tolist() for each in (self.layer, self.head, self.value))
         return list(zip(*found, strict=True))
+
+
+def _nan_in(layers: list[Layer], sequence: int) -> str:
+    """What to say of weights that are NaN, with the first layer that has them."""
+    for number, layer in enumerate(layers):
+        # A product takes a row whose logits are NaN for one that reads nothing; its entropy does not.
+        entropy = layer.weights.entropy()  # (..., H, L), or (..., L)
+        heads = entropy.shape[-2] if layer.has_heads else 1
+        rows = entropy.reshape(-1, heads, entropy.shape[-1])[sequence].isnan().nonzero()  # (n, 2)
+        if len(rows):
+            head, query = rows[0].tolist()
+            where = f"layer {number}" + (f" ({layer.name})" if layer.name else "")
+            return (
+                f"sources(seen): the weights of {where} are NaN, first in head {head}, query {query}; its query or key "
+                "has NaN or infinities: look at the model's parameters and inputs"
+            )
+    return "sources(seen): the shares are NaN, of weights that are numbers"
 
 
 def _times(layer: Layer, operator: Any, x: Tensor) -> Tensor:

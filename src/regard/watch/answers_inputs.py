@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regard import AttentionWeights
+from regard.watch.answers_stacks import check_one_stack
 from regard.watch.seen import Seen
 
 __all__ = ["Layer", "Positions", "document_ids", "layers_of", "positions", "sequence_of"]
@@ -52,7 +53,7 @@ def layers_of(seen: Seen | Iterable[Any], *, square: bool) -> list[Layer]:
 
     Raises:
         TypeError: seen that is none of these.
-        ValueError: nothing, several forwards, or layers that differ.
+        ValueError: nothing, several forwards or stacks, or layers that differ.
     """
     if isinstance(seen, AttentionWeights | Tensor) or not isinstance(seen, Iterable):
         hint = "; for one layer pass [weights]" if isinstance(seen, AttentionWeights) else ""
@@ -80,6 +81,7 @@ def layers_of(seen: Seen | Iterable[Any], *, square: bool) -> list[Layer]:
                 f"{tuple(first.weights.shape)}, got {shape} in {_named(number, layer)}; pass the records that belong "
                 "together"
             )
+    check_one_stack((layer.name for layer in layers), "sources(seen)")
     return layers
 
 

@@ -106,7 +106,9 @@ class Sources:
         return self.rows[index]
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the rows to a file of comma-separated values, whole or not at all.
+        r"""Writes the rows to a file of comma-separated values in UTF-8, whole or not at all.
+
+        Half of a pair of surrogates, which UTF-8 has not, is spelled out: ``\ud83d``.
 
         Args:
             path: where to write.
@@ -125,7 +127,7 @@ class Sources:
         for row in self.rows:
             values = (getattr(row, name) for name in COLUMNS)
             lines.writerow("" if value is None else value for value in values)
-        return write_atomically(path, text.getvalue().encode("utf-8"))
+        return write_atomically(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
 
     def __repr__(self) -> str:
         parts = [f"{self._title()}\n{_aligned(self._head(), self._cells())}"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from regard import AttentionWeights, attention_weights
+from regard import attention_weights
 from regard.watch import by_hand, flex, handlers, mha  # noqa: F401  each enters its handlers
 from regard.watch.errors import UncompiledWarning
 from regard.watch.held import HOLDS, Holder
@@ -17,6 +17,9 @@ from regard.watch.recorder import Question, Recorder
 from regard.watch.seen import Seen
 
 __all__ = ["watch"]
+
+# The largest size that questions are tried with.
+ROOM = 1024
 
 
 def watch(
@@ -47,7 +50,8 @@ def watch(
             or that are inside of one that does, are recorded.
         keep: questions that are answered when the call is seen, as :meth:`regard.AttentionWeights.ask` takes them;
             query and key are let go of. ``record.statistics`` has the answers. None keeps query and key.
-        every: record each n-th forward of the model, from the first.
+        every: record each n-th forward of the model, from the first. Forwards are counted where the model is called,
+            ``model(...)``: ``model.forward`` and parts that are called by themselves are not.
         detach: keep nothing of the autograd graph. With False, what is asked of the weights can be differentiated.
         hold: "reference" refers to query, key and masks as they are, and refuses to answer when they were written to;
             "copy" copies them; "cpu" copies them to the CPU.
@@ -58,7 +62,9 @@ def watch(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: ``modules`` that match nothing, questions that cannot be asked, ``every`` without a model.
-        NoAttentionSeen: from the end of the block, where no call was seen.
+        NoAttentionSeen: from the end of the block, where no call was seen, or, without a model, one of ``modules``
+            matched nothing.
+        RuntimeError: from the end of the block, where ``every`` is more than 1 and no forward was counted.
 
     Warns:
         UncompiledWarning: the model is compiled; inside the block it runs without its compiled code.
@@ -67,6 +73,10 @@ def watch(
         raise RuntimeError("regard.watch() inside a compiled function: open it around the call of the compiled one")
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"watch(model): expected a torch.nn.Module or None, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "watch(model): a TorchScript module calls no functions that can be seen; watch the module it was made from"
+        )
     patterns = _patterns(modules)
     if isinstance(every, bool) or not isinstance(every, int):
         raise TypeError(f"watch(every): expected an integer, got {type(every).__name__}")
@@ -103,14 +113,13 @@ def _questions(keep: Any) -> list[Question] | None:
     questions = list(keep)
     if not questions:
         raise ValueError("watch(keep=[]): expected at least one question; None keeps query and key")
-    tiny = attention_weights(torch.zeros(1, 1), torch.zeros(1, 1))
     for question in questions:
-        _check_question(question, tiny)
+        _check_question(question)
     return questions
 
 
-def _check_question(question: Any, tiny: AttentionWeights) -> None:
-    """A mistake shows before a model has run: what is asked is asked of a map of one entry first."""
+def _check_question(question: Any) -> None:
+    """A mistake shows before a model has run: what is asked is asked of a small map first, where it has room."""
     try:
         hash(question)
     except TypeError:
@@ -120,11 +129,18 @@ def _check_question(question: Any, tiny: AttentionWeights) -> None:
         ) from None
     if callable(question):
         return
+    parts = question if isinstance(question, tuple) else ()
+    # A size stands for a larger one too: the map has room for the largest.
+    small = tuple(max(-ROOM, min(a, ROOM)) if type(a) is int else a for a in parts)
+    zeros = torch.zeros(1 + max((abs(a) for a in small if type(a) is int), default=0), 1, device="cpu")
     try:
-        tiny.ask(question)
-    except (TypeError, ValueError) as error:
-        if str(error).startswith("weights.ask()"):  # the others are about the size of the map
-            raise type(error)(f"watch(keep): {str(error).removeprefix('weights.ask(): ')}") from None
+        attention_weights(zeros, zeros).ask(small or question)
+    except (TypeError, ValueError, IndexError) as error:
+        words = str(error)
+        if words.startswith("weights.ask()"):
+            raise type(error)(f"watch(keep): {words.removeprefix('weights.ask(): ')}") from None
+        if isinstance(error, TypeError) or not any(isinstance(a, Tensor) for a in parts):
+            raise type(error)(f"watch(keep): {question!r}: {words}") from None
 
 
 def _warn_if_compiled(model: nn.Module) -> None:

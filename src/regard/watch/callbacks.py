@@ -34,13 +34,17 @@ def TrainerCallback(
 
     One entry a step of the optimizer: the micro-batches of an accumulated gradient count together. Only forwards in
     training are watched, that is those of the model in training mode and with gradients. A training that is resumed
-    continues its file. The model needs attention that can be watched: ``attn_implementation="sdpa"``.
+    continues its file. The model needs attention that can be watched: ``attn_implementation="sdpa"``, or "regard".
+
+    A second ``train()`` with the same callback starts its file again. A callback that calls the model in evaluation
+    mode belongs before this one in the list, so that its calls are not taken for those of an evaluation.
 
     Args:
         every: how many steps of the optimizer from one that is logged to the next; of evaluations, how many batches.
         to: as in :class:`regard.watch.Log`.
         during: "train", or "evaluation" for the evaluations of a training instead: one entry an evaluation, of each
-            ``every``-th batch of it, under the number of the step. For both, add two callbacks.
+            ``every``-th batch of it, under the number of the step: of several sets of texts the first, and within
+            ``train()`` only; a warning says what is left out. For both, add two callbacks, each with a path of its own.
         modules: patterns of names: these layers only.
         entropy_below: as in :class:`regard.watch.Log`.
         logit_above: as in :class:`regard.watch.Log`.
@@ -83,13 +87,14 @@ def LightningCallback(
         trainer.fit(module, loader)
 
     One entry a step of the optimizer: the micro-batches of an accumulated gradient count together. What is watched is
-    ``training_step``, whatever it calls.
+    ``training_step``, whatever it calls; where it skips the batches of a step, the next one is logged.
 
     Args:
         every: how many steps of the optimizer from one that is logged to the next; of validations, how many batches.
         to: as in :class:`regard.watch.Log`; None gives the scalars to the loggers of the Trainer.
         during: "train", or "evaluation" for the validations instead: one entry a validation, of each ``every``-th batch
-            of it, under the number of the step; sanity checks apart. For both, add two callbacks.
+            of it, under the number of the step; sanity checks apart. For both, add two callbacks, each with a path of
+            its own.
         modules: patterns of names: these layers only.
         entropy_below: as in :class:`regard.watch.Log`.
         logit_above: as in :class:`regard.watch.Log`.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from regard.watch.api import watch
+from regard.watch.callbacks_method import Training, WatchedMethod
 from regard.watch.errors import NoAttentionSeen
-from regard.watch.log_figures import Tally, summary
+from regard.watch.log_figures import Tally
 from regard.watch.log_history import History
 from regard.watch.log_journal import Alarm, Journal, check_every
 from regard.watch.log_targets import To
@@ -50,6 +50,9 @@ class Following:
         self._calls = 0
         self._due: int | None = None  # the first step to watch of those to come; None before the training
         self._armed = ExitStack()
+        self._training: Training | None = None
+        self._skipped = False
+        self._said: set[str] = set()
 
     @property
     def history(self) -> History:
@@ -72,7 +75,7 @@ class Following:
         self._disarm()
         self._due = -(-start // self.every) * self.every
         if writes:
-            self._journal.begin(start)
+            self._journal.begin(start, callback=True)
 
     def _is_due(self, step: int) -> bool:
         """Whether a step is to be watched; the trainer's number may leap over the one that was due."""
@@ -84,32 +87,46 @@ class Following:
     def _arm(
         self, step: int, model: nn.Module, method: str, wanted: Callable[[], bool], *, compiled: bool = False
     ) -> None:
-        """Watch calls of a method of the model that are wanted, until the step ends.
-
-        The method is replaced on the instance, and not a hook set: a `with` inside of it ends the watch however the
-        call ends, by Ctrl-C too, and nobody calls a callback then.
-        """
+        """Watch calls of a method of the model that are wanted, until the step ends or a call raises."""
         self._disarm()
-        self._step, self._tally, self._calls = step, Tally(), 0
+        self._step, self._tally, self._calls, self._skipped = step, Tally(), 0, False
         if compiled:
             # Before the call, since the method is reached from inside of the compiled one.
             self._armed.enter_context(torch.compiler.set_stance("force_eager"))
-        original = getattr(model, method)
-        own = model.__dict__.get(method)
 
-        @wraps(original)
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def around(call: Callable[[], Any]) -> Any:
+            if self._training is not None and self._training.over():
+                self._disarm()  # an exception has ended it, of which nobody was told
+                return call()
             if not wanted():
-                return original(*args, **kwargs)
-            with watch(model, modules=self._modules, keep=[summary]) as seen:
-                output = original(*args, **kwargs)
-            self._tally.add(seen)
-            return output
+                return call()
+            returned = []
+            try:
+                with self._journal.watching(model, self._modules) as seen:
+                    returned.append(call())
+                self._tally.add(seen)
+            except NoAttentionSeen:
+                if not returned or not self._may_skip(model, returned[0]):
+                    self._disarm()
+                    raise
+                self._skipped = True
+            except BaseException:
+                self._disarm()
+                self._due = step  # where somebody catches it, the next step takes the place of this one
+                raise
+            return returned[0]
 
-        setattr(model, method, watched)
-        self._armed.callback(setattr, model, method, own) if own is not None else self._armed.callback(
-            delattr, model, method
-        )
+        self._armed.callback(WatchedMethod(model, method, around).remove)
+
+    def _may_skip(self, model: nn.Module, output: Any) -> bool:
+        """Whether what the method returned says that this batch is none of the training."""
+        return False
+
+    def _say(self, kind: str, what: str) -> None:
+        """Warn of something, each kind once."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(what, UserWarning, stacklevel=3)
 
     def _nth(self) -> bool:
         """Whether this batch of an evaluation is one to watch."""
@@ -127,9 +144,16 @@ class Following:
                 f"nothing was watched in step {step}: the model was not called, or something else in its place (with "
                 "nn.DataParallel, copies of it: train with DistributedDataParallel)"
             )
-        # An evaluation at the step of the one before it: that of a second set of texts.
-        if not len(self.history) or self.history[-1].step < step:
-            self._journal.write(step, tally, writes=writes)
+        if not writes:
+            return
+        if len(self.history) and self.history[-1].step >= step:
+            self._say(
+                "second",
+                f"step {step} has an entry already, and this evaluation is not logged: of several sets of texts, and "
+                "of several evaluations at one step, the first is",
+            )
+            return
+        self._journal.write(step, tally, writes=writes)
 
     def _disarm(self) -> None:
         self._step, self._tally = None, Tally()
@@ -139,14 +163,18 @@ class Following:
 class HuggingFaceEvents(Following):
     """The events of ``transformers.Trainer``."""
 
+    _counted: Tally  # of the batches of an evaluation; the other one has what may turn out to be none
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Continue the file of a training that is resumed; look out for evaluations."""
         self._begin(state.global_step, writes=state.is_world_process_zero)
+        self._training = Training()
         if self.during == "evaluation":
             self._arm_evaluation(args, state, kwargs["model"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Watch this step, if its turn has come."""
+        self._forget()
         if self.during == "train" and self._is_due(state.global_step):
             model = kwargs["model"]
             self._arm(
@@ -159,13 +187,39 @@ class HuggingFaceEvents(Following):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer has made its step."""
+        self._forget()
         if self.during == "train":
             self._settle(writes=state.is_world_process_zero)
 
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What ran in evaluation mode before was no batch of an evaluation."""
+        self._forget()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What ran in evaluation mode was a batch of an evaluation."""
+        if self.during == "evaluation" and self._step is not None:
+            self._calls += 1
+            self._counted.join(self._tally)
+            self._tally = Tally()
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        """What was counted was no evaluation."""
+        if self.during == "evaluation" and self._step is not None:
+            self._arm_evaluation(args, state, kwargs["model"])
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An evaluation is over."""
-        if self.during == "evaluation" and self._step is not None:
-            self._step = state.global_step
+        if self.during != "evaluation":
+            return
+        if self._step is None:
+            if state.is_world_process_zero:
+                self._say(
+                    "outside",
+                    "this evaluation is not logged: it is outside of train(), and a callback is told of it when it is "
+                    "over; evaluate within `with regard.watch.Log(model, every=1) as log:` instead",
+                )
+        else:
+            self._step, self._tally = state.global_step, self._counted
             self._settle(writes=state.is_world_process_zero)
             self._arm_evaluation(args, state, kwargs["model"])
 
@@ -176,7 +230,12 @@ class HuggingFaceEvents(Following):
 
     def _arm_evaluation(self, args: Any, state: Any, model: nn.Module) -> None:
         # Nothing tells of an evaluation before its first batch, so that its forwards are known by their mode.
-        self._arm(state.global_step, model, "forward", lambda: not model.training and self._nth())
+        self._counted = Tally()
+        self._arm(state.global_step, model, "forward", lambda: not model.training and self._calls % self.every == 0)
+
+    def _forget(self) -> None:
+        if self.during == "evaluation":
+            self._tally = Tally()
 
 
 class LightningEvents(Following):
@@ -194,6 +253,10 @@ class LightningEvents(Following):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write, if the optimizer has made its step."""
         if self.during == "train" and self._step is not None and trainer.global_step != self._step:
+            if self._skipped and not self._tally:
+                self._disarm()
+                self._due = trainer.global_step  # the next one takes its place
+                return
             self._finish(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -216,6 +279,10 @@ class LightningEvents(Following):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave everything as it was."""
         self._disarm()
+
+    def _may_skip(self, model: nn.Module, output: Any) -> bool:
+        # Lightning's own way to leave out a batch; by hand, a step returns what it likes.
+        return self.during == "train" and output is None and bool(getattr(model, "automatic_optimization", False))
 
     def _finish(self, trainer: Any) -> None:
         before = len(self.history)

@@ -50,7 +50,13 @@ def no_match(pattern: str, names: Iterable[str]) -> str:
 
 
 def nothing_seen(
-    *, by_hand: Sequence[str], elsewhere: Sequence[str], patterns: Sequence[str], ran: bool, filtered: Sequence[str]
+    *,
+    by_hand: Sequence[str],
+    elsewhere: Sequence[str],
+    patterns: Sequence[str],
+    ran: bool,
+    called: bool,
+    filtered: Sequence[str],
 ) -> str:
     """Why nothing was seen, as far as can be told, and what to do."""
     if by_hand:
@@ -69,5 +75,10 @@ def nothing_seen(
         return (
             "no attention call seen: nothing ran inside the block; call the model inside `with regard.watch(model) as "
             "seen:`, in the thread that opened it"
+        )
+    if not called:
+        return (
+            "no attention call seen: the model was not called inside the block, and what ran there called no attention"
+            "; call the model inside `with regard.watch(model) as seen:`"
         )
     return f"no attention call seen, and no softmax of attention's shape; {FIX}"

@@ -36,7 +36,7 @@ def _dense_call(name: str, given: Arguments, unusual: Arguments, unsuited: Unsui
     query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, L, D), (B, Hkv, S, D)
     left, right = _window(given)
     mask = _band(left, right, query.shape[-2], key.shape[-2])
-    refusal = unsuited(query, key) or _unknown(name, unusual)
+    refusal = unsuited(query, key, given.get("alibi_slopes")) or _unknown(name, unusual)
     return _call(name, query, key, mask, given, refusal, own_is_last=right == 0)
 
 
@@ -49,7 +49,7 @@ def _packed_call(name: str, given: Arguments, unusual: Arguments, unsuited: Unsu
         query = given["q"]
         key = given["kv"].unbind(1)[0] if "kv" in given else given["k"]  # (total, 2, Hkv, D) -> (total, Hkv, D)
         cuts_q, cuts_k = given["cu_seqlens_q"], given["cu_seqlens_k"]
-    refusal = unsuited(query, key) or _unknown(name, unusual)
+    refusal = unsuited(query, key, cuts_q, cuts_k, given.get("alibi_slopes")) or _unknown(name, unusual)
     if query.dim() == 3 and key.dim() == 3:
         query, key = query.transpose(0, 1)[None], key.transpose(0, 1)[None]  # (total, H, D) -> (1, H, total, D)
     elif refusal is None:

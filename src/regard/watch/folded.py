@@ -52,4 +52,5 @@ def _without_copies(call: Call, groups: int) -> Call:
     last = key[:, :, -1].unflatten(1, (-1, groups))  # (B, Hkv, G, D)
     if not torch.equal(last, last[:, :, :1].expand_as(last)):
         return call
-    return replace(call, key=key[:, ::groups])
+    # A view would hold the copies.
+    return replace(call, key=key[:, ::groups].clone(memory_format=torch.contiguous_format))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakValueDictionary
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from regard import AttentionWeights
+
 __all__ = ["Held", "Holder", "Keys"]
 
 HOLDS = ("reference", "copy", "cpu")
+# Masks that the next layers may share: layers take turns with two, and some have a bias or sinks of their own.
+LATEST = 4
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Held:
     """One tensor, and how to tell that it was written to: its version, or a fingerprint where it has none."""
 
-    __slots__ = ("__weakref__", "_fingerprint", "_splits", "_version", "tensor")
+    __slots__ = ("__weakref__", "_fingerprint", "_splits", "_stale", "_version", "tensor")
 
     def __init__(self, tensor: Tensor, *, private: bool) -> None:
         self.tensor = tensor
         self._splits: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
+        self._stale = False
         self._version: int | None = None
         self._fingerprint: tuple[int, ...] | None = None
         if not private:
@@ -30,9 +36,19 @@ class Held:
             else:
                 self._version = tensor._version
 
+    def __getstate__(self) -> tuple[Tensor, bool, bool]:
+        return self.tensor, self._version is None and self._fingerprint is None, self.modified
+
+    def __setstate__(self, state: tuple[Tensor, bool, bool]) -> None:
+        tensor, private, stale = state
+        Held.__init__(self, tensor, private=private)  # a copied tensor counts its writes anew
+        self._stale = stale
+
     @property
     def modified(self) -> bool:
         """Whether the tensor was written to since it was seen."""
+        if self._stale:
+            return True
         if self._fingerprint is not None:
             return fingerprint(self.tensor) != self._fingerprint
         return self._version is not None and self.tensor._version != self._version
@@ -58,10 +74,17 @@ class Held:
 class Keys:
     """The keys of one module, which grow while it generates: earlier calls read the front of the latest."""
 
-    __slots__ = ("held",)
+    __slots__ = ("held", "made")
 
     def __init__(self, held: Held) -> None:
         self.held = held
+        #: The weights of each call, by its number, as far as they were asked for.
+        self.made: dict[int, AttentionWeights] = {}
+
+    def extend(self, held: Held) -> None:
+        """Hold the longer keys from now on; the weights that were made hold the shorter ones."""
+        self.held = held
+        self.made = {}
 
     def front(self, length: int) -> Tensor:
         """The first ``length`` keys, (..., Hkv, length, D)."""
@@ -92,8 +115,7 @@ class Holder:
     def __init__(self, hold: str, *, detach: bool) -> None:
         self.hold = hold
         self.detach = detach
-        self._masks: WeakValueDictionary[Any, Held] = WeakValueDictionary()
-        self._latest: list[Held] = []
+        self._latest: list[tuple[object, Held, Held]] = []
 
     def tensor(self, t: Tensor) -> Held:
         """The tensor, or a copy of it, outside of autograd where ``detach`` says so."""
@@ -108,13 +130,15 @@ class Holder:
     def mask(self, t: Tensor) -> Held:
         """A mask: the same object for the same tensor, so that what is made of it is made once."""
         version = -1 if t.is_inference() else t._version
-        key = (t.data_ptr(), tuple(t.shape), t.stride(), t.dtype, str(t.device), version)
-        held = self._masks.get(key)
-        if held is None or held.modified:
-            held = self._masks[key] = self.tensor(t)
+        key = (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device, t.requires_grad, version)
+        found = next((each for each in self._latest if each[0] == key and not each[1].modified), None)
+        if found is None:
+            held = self.tensor(t)
+            # The original of a copy lives as long as it can be found: nothing else can lie at its address meanwhile.
+            found = key, held if self.hold == "reference" else Held(t.detach(), private=False), held
         # Where nothing else keeps it, the next layer still finds it.
-        self._latest = [held, *(h for h in self._latest if h is not held)][:2]
-        return held
+        self._latest = [found, *(each for each in self._latest if each is not found)][:LATEST]
+        return found[2]
 
     def close(self) -> None:
         """Let go of what only the next layer would have needed."""
@@ -123,19 +147,24 @@ class Holder:
 
 @torch.no_grad()
 def fingerprint(t: Tensor) -> tuple[int, ...]:
-    """A few integers that change when the tensor does, but for a chance of 2^-60 or so: one read of it."""
+    """Two integers that change when the tensor does, but for a coincidence: its bits summed along rows and columns.
+
+    One sum sees what another would miss, as two numbers that change places in a row. No copy of the tensor is made.
+    """
     t = narrowed(t)
     if t.numel() == 0:
         return ()
-    if t.dtype == torch.bool:
-        bits = t.view(torch.uint8)
-    elif t.is_complex():
-        bits = torch.view_as_real(t).contiguous().view(torch.int64 if t.dtype == torch.complex128 else torch.int32)
-    else:
-        bits = t.view(INTEGERS[t.element_size()])
-    columns = _odd(bits.shape[-1] if bits.dim() else 1, t.device)  # (D,)
-    rows = (bits.long() * columns).sum(-1).reshape(-1)  # (..., L, D) -> (n,), in arithmetic modulo 2^64
-    return int((rows * _odd(len(rows), t.device)).sum()), int((rows ^ (rows >> 29)).sum())
+    t = torch.view_as_real(t) if t.is_complex() else t
+    t = t if t.dim() > 1 else t.reshape(1, -1)
+    bits = t.view(INTEGERS[t.element_size()])
+    with suppress(RuntimeError):
+        bits = t.view(torch.int64)  # several numbers at once, where they lie so
+    return _mixed(bits.sum(-1, dtype=torch.int64)), _mixed(bits.sum(-2, dtype=torch.int64))
+
+
+def _mixed(sums: Tensor) -> int:
+    """Sums and their places as one number, in arithmetic modulo 2^64."""
+    return int((sums.reshape(-1) * _odd(sums.numel(), sums.device)).sum())
 
 
 def _odd(n: int, device: torch.device) -> Tensor:
@@ -155,7 +184,8 @@ def narrowed(t: Tensor) -> Tensor:
 def split(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
     """A float mask as (what may be read, what is added): None where all may be, and where nothing is."""
     added = mask.to(dtype)
-    # Half of the least number: masks are added to each other, and to scores, before the softmax.
-    allowed = added > torch.finfo(dtype).min / 2
-    added = added.masked_fill(~allowed, 0)
+    # Half of the least number: masks are added to each other, and to scores, before the softmax. NaN does not forbid.
+    forbidden = (mask <= torch.finfo(mask.dtype).min / 2) | (added <= torch.finfo(dtype).min / 2)
+    allowed = ~forbidden
+    added = added.masked_fill(forbidden, 0)
     return None if bool(allowed.all()) else allowed, added if added.requires_grad or bool(added.any()) else None

@@ -44,6 +44,13 @@ def _check(name: str, steps: Sequence[Kept]) -> None:
                 "cache, a cache that rolls or is written in place, or watch(detach=False); seen.calls() has each for "
                 "itself"
             )
+        # Another forward over the same text reads the same keys too, but its queries are not those that come next.
+        if step.shape[-1] - step.shape[-2] < before.shape[-1] < step.shape[-1]:
+            raise ValueError(
+                f"joined({name!r}): the {step.shape[-2]} queries of call {number} are over {step.shape[-1]} keys, of "
+                f"which call {number - 1} had {before.shape[-1]}: they do not continue it; is it another forward over "
+                "the same text? seen.calls() has each for itself"
+            )
         for what in ("scale", "softcap"):
             if getattr(step.call, what) != getattr(before.call, what):
                 raise ValueError(

@@ -72,7 +72,7 @@ class Kept:
         keys = Keys(key)
         if earlier is not None and holder.detach and earlier.keys.extended_by(key.tensor):
             keys = earlier.keys
-            keys.held = key
+            keys.extend(key)
             # What the earlier call returned has its own key, shorter than this one: it is posed again when asked.
             if earlier.call.answer is not None:
                 earlier.call = replace(earlier.call, answer=None)

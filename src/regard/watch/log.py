@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from regard.watch.api import watch
-from regard.watch.log_figures import Tally, summary
+from regard.watch.log_figures import Tally
 from regard.watch.log_history import History
 from regard.watch.log_journal import Alarm, Journal, check_every, is_main
 from regard.watch.log_targets import To
@@ -51,9 +50,9 @@ class Log:
     Args:
         model: as in :func:`regard.watch`; None watches whatever this thread runs in the block.
         every: how many steps from one that is logged to the next; the first one is.
-        to: where the figures go. A path that ends in ".csv": one row a step, layer and head. A folder or a
-            SummaryWriter: scalars for TensorBoard. A function of (step, figures). A list of these. None keeps them in
-            :attr:`history` alone.
+        to: where the figures go. A path that ends in ".csv": one row a step, layer and head, in a file of this log's
+            own. A folder or a SummaryWriter: scalars for TensorBoard. A function of (step, figures). A list of these.
+            None keeps them in :attr:`history` alone.
         start: the number of the first step. A training that resumes gives it, and continues its CSV file; rows of the
             file from that step on, which are trained again, are replaced.
         modules: patterns of names, as in :func:`regard.watch`: these layers only.
@@ -70,10 +69,14 @@ class Log:
         ValueError: numbers out of their range; a CSV file that holds something else, or another run.
         ImportError: a folder for TensorBoard, which is not installed.
         NoAttentionSeen: from the end of a logged step in which no attention was seen.
+        RuntimeError: from there too, a call whose weights cannot be had; a CSV file that somebody else writes to. The
+            messages say why.
+        OSError: from there too, a file that cannot be written.
 
     Warns:
         AttentionAlarm: a layer passed a bound; ``warnings.simplefilter("error", regard.watch.AttentionAlarm)`` stops
             the training there.
+        UncompiledWarning: the model is compiled, and the steps logged run uncompiled; said once.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Log:
         if self.step % self.every == 0:
             # On every rank, although one writes: a compiled model runs uncompiled while it is watched, and what runs
             # on one rank has to run on all.
-            watching = watch(self._model, modules=self._modules, keep=[summary])
+            watching = self._journal.watching(self._model, self._modules)
             watching.__enter__()
             self._watching = watching
         self._inside = True

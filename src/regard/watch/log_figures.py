@@ -154,13 +154,20 @@ class Tally:
         for record in records:
             if summary not in record.statistics:
                 _ = record.weights  # raises, and says why
-            told = record.statistics[summary]  # (4, H)
-            place = (record.name, told.shape[1])
-            before = self._sums.get(place)
-            if before is not None:
-                told = torch.cat([before[:3] + told[:3], torch.maximum(before[3:], told[3:])])  # (4, H)
-            self._sums[place] = told
-            self._keys[place] = max(self._keys.get(place, 0), record.shape[-1])
+            self._count(record.name, record.statistics[summary], record.shape[-1])
+
+    def _count(self, name: str, told: Tensor, keys: int) -> None:
+        place = (name, told.shape[1])  # told: (4, H)
+        before = self._sums.get(place)
+        if before is not None:
+            told = torch.cat([before[:3] + told[:3], torch.maximum(before[3:], told[3:])])  # (4, H)
+        self._sums[place] = told
+        self._keys[place] = max(self._keys.get(place, 0), keys)
+
+    def join(self, other: Tally) -> None:
+        """Count what another one has counted."""
+        for (name, heads), told in other._sums.items():
+            self._count(name, told, other._keys[name, heads])
 
     def figures(self, step: int) -> Figures:
         """The figures of what was counted; the one time that a device is waited for."""

@@ -96,31 +96,65 @@ def as_csv(figures: Figures) -> str:
 
 
 def read_csv(path: str | os.PathLike[str]) -> list[Figures]:
-    """The steps of a file; a last line that was cut off while it was written counts as not there."""
-    text = Path(path).read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
-    if tuple(header) != COLUMNS:
-        found = ",".join(header) or text[:60]
-        raise ValueError(
-            f"{path} is no file of regard.watch.Log: its first line is {found!r}, expected {','.join(COLUMNS)!r}; "
-            "give another path"
-        )
+    """The steps of a file; a last step that was cut off while it was written counts as not there."""
+    rows = _rows(path)
     layers: dict[tuple[int, str], list[list[str]]] = {}
+    latest = 0
     for number, row in enumerate(rows, 2):
         if len(row) != len(COLUMNS):
             raise ValueError(f"{path}, line {number}: expected {len(COLUMNS)} columns, got {len(row)}: {row}")
-        heads = layers.setdefault((int(row[0]), row[1]), [])
-        if int(row[2]) != len(heads):
+        try:
+            step, head, _ = (int(cell) for cell in (row[0], row[2], row[6]))
+            for cell in row[3:6]:
+                float(cell)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: expected numbers in all columns but the layer's, got {row}"
+            ) from None
+        heads = layers.setdefault((step, row[1]), [])
+        if head != len(heads):
             # Two runs in one file: read on, the second would pass for more heads of the first.
             raise ValueError(
                 f"{path}, line {number}: head {row[2]} of {row[1]} at step {row[0]}, expected head {len(heads)}; a "
                 "step is there twice, or lines are missing"
             )
+        if step < latest:
+            raise ValueError(f"{path}, line {number}: step {step} after step {latest}; expected steps in their order")
+        latest = step
         heads.append(row)
     steps: dict[int, list[LayerFigures]] = {}
     for (step, name), lines in layers.items():
         numbers = torch.tensor([[float(cell) for cell in row[3:6]] for row in lines], dtype=torch.float64)  # (H, 3)
         entropy, logit, first = numbers.T  # (H,) each
         steps.setdefault(step, []).append(LayerFigures(name, entropy, logit, first, int(lines[0][6])))
-    return [Figures(step, tuple(found)) for step, found in steps.items()]
+    found = [Figures(step, tuple(told)) for step, told in steps.items()]
+    return found[:-1] if _is_torn(found) else found
+
+
+def _rows(path: str | os.PathLike[str]) -> list[list[str]]:
+    """The whole lines below the header."""
+    binary = Path(path).read_bytes()
+    try:
+        text = binary.decode("utf-8-sig")  # a spreadsheet puts a mark before what it saves
+        whole = text[: text.rfind("\n") + 1]
+        header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
+    except UnicodeDecodeError as error:
+        number = binary[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {number}: expected text in UTF-8; it is no file of regard.watch.Log") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is no file of regard.watch.Log: {error}") from None
+    if tuple(header) != COLUMNS:
+        found = ",".join(header) or text[:60]
+        raise ValueError(
+            f"{path} is no file of regard.watch.Log: its first line is {found!r}, expected {','.join(COLUMNS)!r}; "
+            "give another path"
+        )
+    return rows
+
+
+def _is_torn(steps: list[Figures]) -> bool:
+    """Whether the last step has the first rows of the step before, and not all."""
+    if len(steps) < 2:
+        return False
+    before, last = ([row[1:3] for row in figures.rows()] for figures in steps[-2:])
+    return len(last) < len(before) and before[: len(last)] == last

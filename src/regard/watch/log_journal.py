@@ -6,13 +6,18 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from regard.watch.log_figures import Figures, Tally
+from regard.watch.api import watch
+from regard.watch.errors import UncompiledWarning
+from regard.watch.log_figures import Figures, Tally, summary
 from regard.watch.log_history import History
 from regard.watch.log_targets import To, targets
+from regard.watch.seen import Seen
 
 __all__ = ["Alarm", "AttentionAlarm", "Journal", "check_every", "is_main"]
 
@@ -44,6 +49,9 @@ class Journal:
     """Takes the figures of one step after the other."""
 
     def __init__(self, to: To | Sequence[To] | None, entropy_below: float | None, logit_above: float | None) -> None:
+        for name, bound in (("entropy_below", entropy_below), ("logit_above", logit_above)):
+            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+                raise TypeError(f"{name}: expected a number or None, got {type(bound).__name__}")
         if entropy_below is not None and not 0 < entropy_below < 1:
             raise ValueError(
                 f"entropy_below is {entropy_below}; expected a share of log(keys) between 0 and 1, such as 0.05"
@@ -53,6 +61,7 @@ class Journal:
         self._targets = targets(to)
         self._entropy_below, self._logit_above = entropy_below, logit_above
         self._warned: set[tuple[str, str]] = set()
+        self._told_of_compiled = False
         self.history = History()
         self.alarms: list[Alarm] = []
 
@@ -61,19 +70,28 @@ class Journal:
         """Whether the figures go nowhere."""
         return not self._targets
 
-    def begin(self, start: int) -> None:
+    def begin(self, start: int, *, callback: bool = False) -> None:
         """Steps from ``start`` on come next; a file that exists gives those before."""
-        old = [target.begin(start) for target in self._targets]
+        old = [target.begin(start, callback=callback) for target in self._targets]
         self.history = History(max(old, key=len, default=[]))
+
+    def watching(self, model: nn.Module | None, modules: str | Sequence[str] | None) -> Seen:
+        """The watch of a step, or of a part of it; that the model is compiled is said the first time."""
+        with warnings.catch_warnings() if self._told_of_compiled else nullcontext():
+            if self._told_of_compiled:
+                warnings.simplefilter("ignore", UncompiledWarning)
+            seen = watch(model, modules=modules, keep=[summary])
+        self._told_of_compiled = True
+        return seen
 
     def write(self, step: int, tally: Tally, *, writes: bool) -> None:
         """Take the figures of a step; ``writes`` is for one process of several."""
         if not writes:
             return
         figures = tally.figures(step)
-        self.history.add(figures)
         for target in self._targets:
             target.write(figures)
+        self.history.add(figures)
         self._look_for_alarms(figures)
 
     def close(self) -> None:

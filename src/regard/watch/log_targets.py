@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +25,8 @@ _FILES = {".json", ".jsonl", ".txt", ".tsv", ".log", ".parquet", ".feather", ".x
 class Target(Protocol):
     """Something that takes the figures of a step."""
 
-    def begin(self, start: int) -> list[Figures]:
-        """What it holds of the steps before ``start``; refuses what is another run's."""
+    def begin(self, start: int, *, callback: bool = False) -> list[Figures]:
+        """What it holds of the steps before ``start``; refuses what is another run's, in words for ``callback``."""
         ...
 
     def write(self, figures: Figures) -> None:
@@ -37,52 +39,88 @@ class Target(Protocol):
 
 
 class CsvFile:
-    """One row a step, layer and head; each step is on the disk when it has been written."""
+    """One row a step, layer and head; each step is handed to the system when it has been written."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._start = 0
         self._joined = False
+        self._found = b""  # what the file held at the beginning
+        self._size = 0  # of the file, as this object left it
 
-    def begin(self, start: int) -> list[Figures]:
+    def begin(self, start: int, *, callback: bool = False) -> list[Figures]:
         """Reads the file, and refuses it if it is none of a log's, or another run's."""
-        self._start, self._joined = start, False
         if self.path.is_dir():
             raise ValueError(f"to={str(self.path)!r} is a folder; expected the path of a CSV file")
+        # A training that is started again, with smaller batches say, replaces the rows that this object wrote.
+        own = self._joined and self._now() == self._size
+        self._start, self._joined = start, False
+        self._found = self._bytes()
         steps = self._before()
-        if steps and start == 0:
+        if steps and start == 0 and not own:
+            how = (
+                "resume the training from its checkpoint to continue the file"
+                if callback
+                else "or the step that training resumes at, start=..., to continue the file"
+            )
             raise ValueError(
                 f"{self.path} holds the steps up to {steps[-1].step} of another run, and this one starts at 0: give "
-                "another path, or the step that training resumes at, start=..., to continue the file"
+                f"another path, {'or ' if callback else ''}{how}"
             )
         return [figures for figures in steps if figures.step < start]
 
     def write(self, figures: Figures) -> None:
         """Appends the rows of a step."""
-        if not self._joined or not self._exists():
-            self._join(figures)
-            return
-        # Opened for each step: what was written survives the process, and nobody has to close anything.
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(as_csv(figures))
+        try:
+            if not self._joined or not self._now():
+                self._join(figures)
+            else:
+                self._append(figures)
+        except OSError as error:
+            what = f"the log of step {figures.step} could not be written: {error.strerror or error}"
+            raise OSError(error.errno, what, str(self.path)) from error
+        self._size = self._now()
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _exists(self) -> bool:
-        return self.path.exists() and self.path.stat().st_size > 0
+    def _now(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _bytes(self) -> bytes:
+        return hashlib.sha256(self.path.read_bytes()).digest() if self._now() else b""
 
     def _before(self) -> list[Figures]:
-        return read_csv(self.path) if self._exists() else []
+        return read_csv(self.path) if self._now() else []
+
+    def _append(self, figures: Figures) -> None:
+        if self._now() != self._size:
+            raise self._shared(figures)
+        try:
+            # Opened for each step: what was written survives the process, and nobody has to close anything.
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(as_csv(figures))
+        except OSError:
+            with suppress(OSError):  # a part of a step is worth nothing
+                os.truncate(self.path, self._size)
+            raise
 
     def _join(self, figures: Figures) -> None:
         """The first step: on a new file, or after those of the old one that are not trained again."""
         from regard.look.files import write_atomically
 
+        if not self._joined and self._now() and self._bytes() != self._found:
+            raise self._shared(figures)
         kept = [as_csv(old) for old in self._before() if old.step < self._start]
         lines = [",".join(COLUMNS) + "\n", *kept, as_csv(figures)]
         write_atomically(self.path, "".join(lines).encode())
         self._joined = True
+
+    def _shared(self, figures: Figures) -> RuntimeError:
+        return RuntimeError(
+            f"{self.path} has changed since this log began or last wrote to it, and step {figures.step} is not "
+            "written: another log or callback writes to the same file; give each a path of its own"
+        )
 
 
 class TensorBoard:
@@ -97,7 +135,7 @@ class TensorBoard:
                 raise ValueError(f"to={os.fspath(self._folder)!r} is a file; expected a .csv file, or a folder")
             self._class = summary_writer()
 
-    def begin(self, start: int) -> list[Figures]:
+    def begin(self, start: int, *, callback: bool = False) -> list[Figures]:
         """Holds nothing that can be read."""
         self._start = start
         return []
@@ -125,7 +163,7 @@ class Function:
     def __init__(self, function: Callable[[int, Figures], Any]) -> None:
         self._function = function
 
-    def begin(self, start: int) -> list[Figures]:
+    def begin(self, start: int, *, callback: bool = False) -> list[Figures]:
         """Holds nothing."""
         return []
 

@@ -1,7 +1,8 @@
 """F.multi_head_attention_forward, which nn.MultiheadAttention and torch's Transformer layers go through.
 
 Under a mode torch asks it through the function protocol, with the layer's inputs and not with query and key. What runs
-is torch's own code, not asked again: its inner call is looked at, so that nothing is projected twice.
+is torch's own code, not asked again, with stand-ins for the functions that it hands query and key to, so that nothing
+is projected twice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from regard import masks
 from regard.watch.calls import Call, Given
@@ -24,48 +24,65 @@ from regard.watch.mode import HANDLERS, Interceptor
 __all__ = ["on_mha"]
 
 NAME = "F.multi_head_attention_forward"
-SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+PARAMETERS = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
-class Inside(TorchFunctionMode):
-    """Sees the products of query and key inside of the function."""
+class Inside:
+    """The products of query and key inside of the function, the first that are made."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.query: Tensor | None = None
         self.key: Tensor | None = None
         self.causal = False
         self.scaled = False  # whether the scale is in query already
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.query is None:
-            if func is F.scaled_dot_product_attention:  # (q, k, v, attn_mask, dropout_p, is_causal)
-                self.query, self.key, self.causal = args[0], args[1], bool(args[5])
-            elif func is torch.bmm:  # (q, k.mT)
-                self._products(args[0], args[1])
-            elif func is torch.baddbmm:  # (mask, q, k.mT)
-                self._products(args[1], args[2])
-        return func(*args, **kwargs)
+    def bmm(self, query: Tensor, keys: Tensor) -> Tensor:
+        """torch.bmm(q, k.mT), and later of the weights and values."""
+        self._products(query, keys)
+        return torch.bmm(query, keys)
+
+    def baddbmm(self, mask: Tensor, query: Tensor, keys: Tensor) -> Tensor:
+        """torch.baddbmm(mask, q, k.mT)."""
+        self._products(query, keys)
+        return torch.baddbmm(mask, query, keys)
 
     def _products(self, query: Tensor, keys: Tensor) -> None:
-        self.query, self.key, self.scaled = query, keys.mT, True  # (B * H, L, D), (B * H, D, S) -> (B * H, S, D)
+        if self.query is None:
+            self.query, self.key, self.scaled = query, keys.mT, True  # (B * H, L, D), (B * H, D, S) -> (B * H, S, D)
+
+
+class Torch:
+    """torch, but for the products."""
+
+    def __init__(self, inside: Inside) -> None:
+        self.bmm, self.baddbmm = inside.bmm, inside.baddbmm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 def on_mha(interceptor: Interceptor, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """F.multi_head_attention_forward: run it, and tell of what it attended with."""
     if not interceptor.listening:
         return _unasked(func)(*args, **kwargs)
-    with Inside() as inside:
-        output = _unasked(func)(*args, **kwargs)
+    inside = Inside()
+    attend = func.__globals__["scaled_dot_product_attention"]
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool
+    ) -> Tensor:
+        inside.query, inside.key, inside.causal = query, key, is_causal
+        return attend(query, key, value, mask, dropout_p, is_causal)  # type: ignore[no-any-return]
+
+    output = _unasked(func, torch=Torch(inside), scaled_dot_product_attention=attention)(*args, **kwargs)
     if inside.query is not None:
-        interceptor.tell(_call(inside, SIGNATURE.bind(*args, **kwargs).arguments), depth=2)
+        interceptor.tell(_call(inside, {**dict(zip(PARAMETERS, args, strict=False)), **kwargs}), depth=2)
     return output
 
 
-def _unasked(func: Any) -> Callable[..., Any]:
-    """The same code, without the question whether somebody overrides it."""
-    names = {**func.__globals__, "has_torch_function": lambda _: False}
+def _unasked(func: Any, **instead: Any) -> Callable[..., Any]:
+    """The same code, without the question whether somebody overrides it, and with others in the place of some names."""
+    names = {**func.__globals__, "has_torch_function": lambda _: False, **instead}
     copy = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy
@@ -95,7 +112,7 @@ def _call(inside: Inside, given: dict[str, Any]) -> Call:
         scale=1.0 if inside.scaled else None,
         appended=appended,
         cast=cast(query),
-        refusal=unsuited(query, key),
+        refusal=unsuited(query, key, attn_mask, padding),
     )
 
 

@@ -11,7 +11,7 @@ from regard.watch.record import Record
 from regard.watch.seen import Seen
 
 if TYPE_CHECKING:
-    from regard.watch import answers, callbacks, log
+    from regard.watch import answers, callbacks, log, log_history, log_journal
 
 __all__ = ["Package"]
 
@@ -26,6 +26,8 @@ class Package(types.ModuleType):
     Seen = Seen
     UncompiledWarning = UncompiledWarning
     if TYPE_CHECKING:
+        AttentionAlarm = log_journal.AttentionAlarm
+        History = log_history.History
         Log = log.Log
         TrainerCallback = staticmethod(callbacks.TrainerCallback)
         LightningCallback = staticmethod(callbacks.LightningCallback)

@@ -41,7 +41,6 @@ class Record:
         self.statistics: dict[Any, Any] = {} if statistics is None else statistics
         self._refusal = kept.call.refusal
         self._kept = kept if statistics is None else None
-        self._weights: AttentionWeights | None = None
 
     @property
     def kept(self) -> Kept:
@@ -72,11 +71,12 @@ class Record:
                 kind whose weights cannot be had, and the message says why.
         """
         kept = self.kept
-        if self._weights is not None:
-            return self._weights
+        made = kept.keys.made
+        if self.call in made:
+            return made[self.call]
         weights = kept.weights()
         if kept.detached:  # what carries a graph depends on whether gradients are on when it is made
-            self._weights = weights
+            made[self.call] = weights
         return weights
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -22,6 +22,23 @@ from regard.watch.record import Record
 __all__ = ["Question", "Recorder"]
 
 Question = str | tuple[Any, ...] | Callable[..., Any]
+
+
+class Counting:
+    """Counts the forwards of a model for a recorder; on a copy of the model it does nothing."""
+
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._recorder = None if recorder is None else ref(recorder)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():  # what traces the model cannot trace this
+            return
+        recorder = None if self._recorder is None else self._recorder()
+        if recorder is not None and torch._C._current_graph_task_id() == -1:
+            recorder.forwards += 1
+
+    def __reduce__(self) -> tuple[type[Counting], tuple[()]]:
+        return Counting, ()
 
 
 class Recorder:
@@ -60,7 +77,7 @@ class Recorder:
     def start(self) -> None:
         """Begin to count forwards."""
         if self.model is not None:
-            self._counter = self.model.register_forward_pre_hook(self._count)
+            self._counter = self.model.register_forward_pre_hook(Counting(self))
 
     def stop(self) -> None:
         """Leave the model as it was, and let go of it."""
@@ -71,9 +88,10 @@ class Recorder:
         self._latest = {}
         self.holder.close()
 
-    def _count(self, module: nn.Module, args: Any) -> None:
-        if torch._C._current_graph_task_id() == -1:
-            self.forwards += 1
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is of what was recorded: it listens to nothing.
+        gone: dict[str, Any] = {"model": None, "_names": None, "_counter": None, "_roots": None, "_latest": {}}
+        return {**self.__dict__, **gone}
 
     @property
     def step(self) -> int:
@@ -103,6 +121,8 @@ class Recorder:
                 statistics = self._answers(kept)
             except NotImplementedError as error:  # known only now; the model goes on, and the record says why
                 kept = Kept.of(replace(call, refusal=str(error)), self.holder, None)
+            except (TypeError, ValueError, IndexError) as error:
+                raise self._failed(error, name, count, kept) from error
         step = count if self._counter is None else self.step
         self.records.append(
             Record(name=name, module_type=module_type, step=step, call=count, kept=kept, statistics=statistics)
@@ -145,3 +165,24 @@ class Recorder:
         assert self.keep is not None
         with torch.no_grad():
             return dict(zip(self.keep, kept.weights().ask(*self.keep), strict=True))
+
+    def _failed(self, error: Exception, name: str, number: int, kept: Kept) -> Exception:
+        """The error of a question, which comes out of the model's forward, with the call and the question."""
+        assert self.keep is not None
+        which: Any = self.keep[0] if len(self.keep) == 1 else f"one of {list(self.keep)}"
+        for question in self.keep:
+            if self._fails(question, kept):
+                which = question
+                break
+        size = " x ".join(map(str, kept.shape))
+        words = f"watch(keep): {which!r} of call {number} of {name}, {kept.call.function}, {size}: {error}"
+        return type(error)(words)
+
+    def _fails(self, question: Question, kept: Kept) -> bool:
+        """Whether it is this question that cannot be answered."""
+        try:
+            with torch.no_grad():
+                kept.weights().ask(question)
+        except (TypeError, ValueError, IndexError):
+            return True
+        return False

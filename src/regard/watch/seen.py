@@ -11,6 +11,7 @@ from typing import Any, overload
 from regard import AttentionWeights
 from regard.watch import mode
 from regard.watch.errors import NoAttentionSeen, NoSuchRecord, near, nothing_seen
+from regard.watch.names import matches
 from regard.watch.record import Record
 from regard.watch.recorder import Recorder
 
@@ -34,6 +35,7 @@ class Seen:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._state = "new"
+        self._before = 0
 
     def __enter__(self) -> Seen:
         if self._state != "new":
@@ -42,7 +44,7 @@ class Seen:
             )
         self._recorder.start()
         try:
-            mode.listen(self._recorder)
+            self._before = mode.listen(self._recorder)
         except BaseException:
             self._recorder.stop()
             raise
@@ -52,23 +54,34 @@ class Seen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        r = self._recorder
+        ran = mode.leave(r) > self._before
         self._state = "closed"
-        try:
-            mode.leave(self._recorder)
-        finally:
-            ran = self._recorder.forwards > 0 or self._recorder.heard
-            self._recorder.stop()
-        if kind is None and not self._recorder.records:
-            r = self._recorder
+        watched = r.model is not None
+        r.stop()
+        if kind is not None:
+            return
+        if not r.records:
             raise NoAttentionSeen(
                 nothing_seen(
                     by_hand=[*r.by_hand],
                     elsewhere=[*r.elsewhere],
                     patterns=r.patterns or (),
-                    ran=ran,
+                    ran=ran or r.forwards > 0 or r.heard,
+                    called=not watched or r.forwards > 0 or r.heard,
                     filtered=[*r.filtered],
                 )
             )
+        if r.every > 1 and r.forwards == 0:
+            raise RuntimeError(
+                f"watch(every={r.every}): no forward of the model was counted, so each call was recorded; forwards are "
+                "counted where the model is called: model(...), not model.forward(...) or a part of it"
+            )
+        if not watched:
+            names = [*self.names, *r.filtered]
+            for pattern in r.patterns or ():
+                if not any(matches(name, pattern) for name in names):
+                    raise NoAttentionSeen(f"no attention call seen in modules={pattern!r}{near(pattern, names)}")
 
     @property
     def names(self) -> list[str]:
