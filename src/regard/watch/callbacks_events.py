@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,17 +13,13 @@ from torch import nn
 from regard.watch.callbacks_method import Training, WatchedMethod
 from regard.watch.errors import NoAttentionSeen
 from regard.watch.log_figures import Tally
-from regard.watch.log_history import History
-from regard.watch.log_journal import Alarm, Journal, check_every
+from regard.watch.log_journal import Journal, Journalled, check_every
 from regard.watch.log_targets import To
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["HuggingFaceEvents", "LightningEvents"]
 
 
-class Following:
+class Following(Journalled):
     """A callback that watches a method of a model on some steps, and what it has found."""
 
     remake: Callable[[], Any]
@@ -53,20 +49,6 @@ class Following:
         self._training: Training | None = None
         self._skipped = False
         self._said: set[str] = set()
-
-    @property
-    def history(self) -> History:
-        """The steps logged."""
-        return self._journal.history
-
-    @property
-    def alarms(self) -> list[Alarm]:
-        """What passed a bound."""
-        return self._journal.alarms
-
-    def plot(self) -> Figure:
-        """The figures over the steps, one line a layer; as :meth:`regard.watch.History.plot`."""
-        return self.history.plot()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return self.remake, ()

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from regard.watch.log_figures import Tally
-from regard.watch.log_history import History
-from regard.watch.log_journal import Alarm, Journal, check_every, is_main
+from regard.watch.log_journal import Journal, Journalled, check_every, is_main
 from regard.watch.log_targets import To
 from regard.watch.seen import Seen
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Log"]
 
 
-class Log:
+class Log(Journalled):
     """Watch the attention of a model on every n-th step of its training, and log what shows that it goes wrong.
 
     Of each layer and head: the mean entropy of the rows, ``-sum_j A_ij log A_ij`` in nats, which falls towards 0 when
@@ -105,20 +100,6 @@ class Log:
         self._inside = False
         self.every = every
         self.step = start
-
-    @property
-    def history(self) -> History:
-        """The steps logged."""
-        return self._journal.history
-
-    @property
-    def alarms(self) -> list[Alarm]:
-        """What passed a bound."""
-        return self._journal.alarms
-
-    def plot(self) -> Figure:
-        """The figures over the steps, one line a layer; as :meth:`regard.watch.History.plot`."""
-        return self.history.plot()
 
     def close(self) -> None:
         """Close the writer for TensorBoard that a folder was given for; it opens again if more steps come."""

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,7 +20,10 @@ from regard.watch.log_history import History
 from regard.watch.log_targets import To, targets
 from regard.watch.seen import Seen
 
-__all__ = ["Alarm", "AttentionAlarm", "Journal", "check_every", "is_main"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Alarm", "AttentionAlarm", "Journal", "Journalled", "check_every", "is_main"]
 
 
 class AttentionAlarm(UserWarning):
@@ -123,6 +127,26 @@ class Journal:
             AttentionAlarm,
             stacklevel=5,
         )
+
+
+class Journalled:
+    """What a log and the callbacks show of their journal."""
+
+    _journal: Journal
+
+    @property
+    def history(self) -> History:
+        """The steps logged."""
+        return self._journal.history
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """What passed a bound."""
+        return self._journal.alarms
+
+    def plot(self) -> Figure:
+        """The figures over the steps, one line a layer; as :meth:`regard.watch.History.plot`."""
+        return self.history.plot()
 
 
 def check_every(every: int) -> None:
