@@ -12,12 +12,16 @@ OUT ?= regard-look
 # Further options, handed on as they are: make bench ARGS="--quick --only causal".
 ARGS ?=
 
-.PHONY: help demo test lint types bench train figures clean
+# The page's tools, for development only. A stamp of npm's own: older than the lock file means to install again.
+NODE := node_modules/.package-lock.json
+
+.PHONY: help demo test lint lint-page page types bench train figures clean
 
 help:
 	@echo "make demo     look at the attention of a small trained model (TEXT=file to choose the text)"
 	@echo "make test     lint, types, tests, doctests and the README's snippets"
-	@echo "make lint     ruff alone          make types    mypy alone"
+	@echo "make lint     ruff, and eslint and prettier where there is Node 20    make types    mypy alone"
+	@echo "make page     build the page of regard.look from src/regard/look/page (needs Node 20)"
 	@echo "make bench    times beside torch's own (ARGS='--quick')"
 	@echo "make train    train the demo model again (ARGS='--help')"
 	@echo "make figures  draw the README's picture again"
@@ -41,6 +45,19 @@ test: lint types
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null; \
+	then $(MAKE) --no-print-directory lint-page; \
+	else echo "SKIPPED: the page's scripts are not linted: no Node 20.19 or newer on this machine (npm is development only)"; fi
+
+lint-page: $(NODE)
+	npm run --silent lint
+
+$(NODE): package-lock.json
+	npm ci --no-progress
+	@touch $@
+
+page: $(NODE)
+	npm run --silent build
 
 types: $(READY)
 	$(BIN)/mypy
@@ -55,5 +72,5 @@ figures: $(READY)
 	$(BIN)/python docs/figures.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist regard-look .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) node_modules build dist regard-look .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,7 +1,8 @@
-"""Write the README's tables from recorded runs: `python docs/tables.py`. The tests check that they agree with them.
+"""Write the tables of recorded runs: `python docs/tables.py`. The tests check that they agree with them.
 
-Between `<!-- bench: NAME -->` and `<!-- end -->`: "weights", "speed", "promises", "watch" and "peers" are made from
-benchmarks/cpu.json, and "scaling" from benchmarks/scaling.json.
+Between `<!-- bench: NAME -->` and `<!-- end -->` of the README: "weights", "speed", "promises", "watch" and "peers" are
+made from benchmarks/cpu.json, and "scaling" from benchmarks/scaling.json; of docs/look.md: "page" and "bertviz" from
+benchmarks/page.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "benchmarks" / "cpu.json"
 SCALING = ROOT / "benchmarks" / "scaling.json"
+PAGE = ROOT / "benchmarks" / "page.json"
 
 WEIGHTS = {
     "entropy": "`weights.entropy()`",
@@ -79,7 +81,7 @@ PEERS = {
 
 
 def table(name: str, run: dict[str, Any]) -> str:
-    """The table `name` of the README, from the JSON of a run of `regard bench`, or of `regard bench --scaling`."""
+    """The table `name`, from the JSON of a run of `regard bench`, `regard bench --scaling` or benchmarks/page.py."""
     makers = {
         "weights": _weights,
         "speed": _speed,
@@ -87,6 +89,8 @@ def table(name: str, run: dict[str, Any]) -> str:
         "watch": _watch,
         "peers": _peers,
         "scaling": _scaling,
+        "page": _page,
+        "bertviz": _bertviz,
     }
     return makers[name](run)
 
@@ -152,6 +156,49 @@ def _scaling(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _page(run: dict[str, Any]) -> str:
+    bars = run["bars"]
+    lines = [
+        "| tokens | page | ready | elements | another head | made, beyond the statistics |",
+        "|---|---|---|---|---|---|",
+    ]
+    for page in run["pages"]:
+        cells = [
+            _held(f"{page['bytes'] / 1e6:.2f} MB", met=page["bytes"] / 1e6 <= bars["mb"]),
+            _held(f"{page['ready_ms']:.0f} ms", met=page["ready_ms"] <= bars["ready_ms"]),
+            f"{page['nodes']:,}",
+            _held(
+                f"{page['head_ms']:.0f} ms, worst {page['head_worst_ms']:.0f}", met=page["head_ms"] <= bars["head_ms"]
+            ),
+            _held(f"{page['build_s']:.2f} s", met=page["tokens"] != 10_000 or page["build_s"] <= bars["build_s"]),
+        ]
+        lines.append(f"| {page['tokens']:,} | {' | '.join(cells)} |")
+    asked = f"at most {bars['mb']:g} MB, {bars['ready_ms']:g} ms, {bars['head_ms']:g} ms and, at 10,000 tokens"
+    lines += ["", f"Asked: {asked}, {bars['build_s']:g} s. {run['what']}, {run['machine']['browser']}."]
+    lines[-1] += f" Masks: {'; '.join(f'`{mask}`' for mask in dict.fromkeys(page['mask'] for page in run['pages']))}."
+    return "\n".join(lines)
+
+
+def _bertviz(run: dict[str, Any]) -> str:
+    theirs, bars = run["bertviz"], run["bars"]
+    (ours,) = (page for page in run["pages"] if page["tokens"] == theirs["tokens"])
+    lines = [
+        f"| {run['what'].partition(',')[0]}, {theirs['tokens']} tokens | ready | size | elements |",
+        "|---|---|---|---|",
+    ]
+    for name, page in (("regard", ours), (f"BertViz {theirs['version']}, `model_view`", theirs)):
+        ready = f"{page['ready_ms'] / 1000:.2f} s"
+        lines.append(f"| {name} | {ready} | {page['bytes'] / 1e6:.1f} MB | {page['nodes']:,} |")
+    faster = _held(f"{_times(theirs['times_faster'])}x", met=theirs["times_faster"] >= bars["times_faster"])
+    smaller = _held(f"{_times(theirs['times_smaller'])}x", met=theirs["times_smaller"] >= bars["times_smaller"])
+    lines.append(f"| BertViz / regard | {faster} | {smaller} | {_times(theirs['nodes'] / ours['nodes'])}x |")
+    return "\n".join(lines)
+
+
+def _held(measured: str, *, met: bool) -> str:
+    return measured if met else f"{measured}: **missed**"
+
+
 def _cases(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {case["name"]: case for case in run["cases"]}
 
@@ -185,17 +232,23 @@ def _asked(bar: dict[str, Any]) -> str:
     return f"at most {bar['at_most']:g}{unit}{missed}"
 
 
-def filled(text: str, run: dict[str, Any], scaling: dict[str, Any] | None = None) -> str:
-    """The README with every table between `<!-- bench: NAME -->` and `<!-- end -->` written anew.
+def filled(
+    text: str,
+    run: dict[str, Any],
+    scaling: dict[str, Any] | None = None,
+    page: dict[str, Any] | None = None,
+) -> str:
+    """A text with every table between `<!-- bench: NAME -->` and `<!-- end -->` written anew.
 
     Args:
-        text: of the README.
+        text: of the README, or of docs/look.md.
         run: of `regard bench`.
         scaling: of `regard bench --scaling`; its table stays as it is without it.
+        page: of benchmarks/page.py; likewise.
     """
 
     def replace(found: re.Match[str]) -> str:
-        source = scaling if found[1] == "scaling" else run
+        source = {"scaling": scaling, "page": page, "bertviz": page}.get(found[1], run)
         if source is None:
             return found[0]
         return f"<!-- bench: {found[1]} -->\n{table(found[1], source)}\n<!-- end -->"
@@ -209,9 +262,10 @@ def recorded(file: Path) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
     run = json.loads((Path(sys.argv[1]) if len(sys.argv) > 1 else RUN).read_text(encoding="utf-8"))
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), run, recorded(SCALING)), encoding="utf-8")
+    for file in (ROOT / "README.md", ROOT / "docs" / "look.md"):
+        text = filled(file.read_text(encoding="utf-8"), run, recorded(SCALING), recorded(PAGE))
+        file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def looked(monkeypatch):
 
 def test_look_hands_on_every_option_by_its_name(looked):
     options = "a.txt --string hello --model folder --out there --layer 1 --head 2 --max-tokens 64 --no-figures --open"
+    options += " --queries 4711,12 --max-mb 2.5 --serve --port 8000"
     assert run("look", *options.split()) == 0
     assert looked == {
         "text": "a.txt",
@@ -39,6 +40,10 @@ def test_look_hands_on_every_option_by_its_name(looked):
         "head": 2,
         "max_tokens": 64,
         "no_figures": True,
+        "queries": "4711,12",
+        "max_mb": 2.5,
+        "serve": True,
+        "port": 8000,
         "open": True,
     }
 
@@ -54,6 +59,10 @@ def test_look_without_options_leaves_the_choices_to_look(looked):
         "head": None,
         "max_tokens": None,
         "no_figures": False,
+        "queries": None,
+        "max_mb": None,
+        "serve": False,
+        "port": None,
         "open": False,
     }
 

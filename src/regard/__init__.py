@@ -15,9 +15,11 @@ from regard.weights import AttentionWeights
 
 if TYPE_CHECKING:
     from regard.check.package import Package
+    from regard.look.package import Package as LookPackage
     from regard.watch.package import Package as WatchPackage
 
     check: Package
+    look: LookPackage
     watch: WatchPackage
 
 __version__ = "0.1.0"
@@ -36,6 +38,7 @@ __all__ = [
     "biases",
     "check",
     "hf",
+    "look",
     "masks",
     "rollout",
     "watch",
@@ -44,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # What stands on the core is imported when it is first asked for: `import regard` brings in the core alone.
-    if name in ("check", "hf", "watch"):
+    if name in ("check", "hf", "look", "watch"):
         import importlib
 
         return importlib.import_module(f"regard.{name}")

@@ -62,6 +62,16 @@ def look(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Write no PNG figures.")] = False,
+    queries: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Tokens whose rows the page keeps exactly, from 0.")
+    ] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(metavar="MB", help="The most that the page's data may take; 5 if not given.")
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Also serve the page on this machine, with exact numbers as one zooms.")
+    ] = False,
+    port: Annotated[int | None, typer.Option(help="Where to serve it; any free port if not given.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show what the heads of a trained model attend to in a text.
@@ -69,6 +79,7 @@ def look(
     The model is the demo's, or any Hugging Face model of text, read from safetensors alone.
     Without FILE and --string it reads a source file of Python's standard library.
     A table of the heads goes to the terminal, a page and figures go to the folder --out.
+    With --serve the page is at an address of this machine alone until Ctrl-C.
     """
     from regard.look import command
 
@@ -81,6 +92,10 @@ def look(
         head=head,
         max_tokens=max_tokens,
         no_figures=no_figures,
+        queries=queries,
+        max_mb=max_mb,
+        serve=serve,
+        port=port,
         open=open_page,
     )
 

@@ -36,6 +36,8 @@ def get(problem: Problem, lse: Tensor, layout: Layout, shape: torch.Size, index:
     every = all(isinstance(i, slice) and i == slice(0, n, 1) for i, n in zip(axes, layout.batch_shape, strict=False))
     batch = torch.arange(problem.dims[0], device=lse.device).view(layout.batch_shape)[tuple(axes[:lead])]
     some: Part = slice(0, problem.dims[0]) if every else batch.reshape(-1)
+    if lead == 1 and isinstance(axes[0], int | slice):
+        some = slice(axes[0], axes[0] + 1) if isinstance(axes[0], int) else axes[0]  # a view, where indices would copy
     block = orthogonal(problem, lse, (some, rest[0], rest[1], rest[2])).to(problem.q.dtype)  # (b, h, r, c)
     if layout.headless:
         block = block[:, 0]  # (b, 1, r, c) -> (b, r, c)

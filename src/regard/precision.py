@@ -31,7 +31,10 @@ def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0] if args else kwargs.get("query")
         device = getattr(first, "device", None)
-        if not isinstance(device, torch.device) or not torch.is_autocast_enabled(device.type):
+        # There is no autocast for the device "meta", and asking whether it is on is an error.
+        if not isinstance(device, torch.device) or device.type == "meta":
+            return function(*args, **kwargs)
+        if not torch.is_autocast_enabled(device.type):
             return function(*args, **kwargs)
         if attends:
             args, kwargs = _in_one_dtype(args, kwargs, torch.get_autocast_dtype(device.type))

@@ -204,6 +204,25 @@ def check_count(n: int, name: str, least: int, what: str = "the number of keys")
     return n
 
 
+def check_cells(n: int, name: str, axis: str, most: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{name} must be an integer, got {type(n).__name__}")
+    if not 1 <= n <= most:
+        raise ValueError(f"{name} must be in 1..{axis}={most}, got {n}; a cell holds at least one pair")
+
+
+def check_part(part: slice | None, length: int, name: str) -> slice:
+    """A part of an axis with both ends."""
+    if part is None:
+        return slice(0, length)
+    if not isinstance(part, slice):
+        raise TypeError(f"mask.to_dense({name}): {name} must be a slice or None, got {type(part).__name__}")
+    start, stop, step = part.indices(length)
+    if step != 1:
+        raise ValueError(f"mask.to_dense({name}): a slice must have step 1, got {step}; index the result instead")
+    return slice(start, max(start, stop))
+
+
 def check_offset(offset: int | None) -> int | None:
     if offset is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -254,14 +255,28 @@ class AttentionWeights:
         return array if dtype is None else array.astype(dtype)
 
     def plot(self, **options: Any) -> Figure:
-        """A figure: one map for (L, S), one map a head for (H, L, S); options as in ``regard.look.figures``."""
-        from regard.look import figures
+        """A figure: one map for (L, S), one map a head for (H, L, S), or the head ``which=``; of several sequences that
+        of ``batch=``. Options as in ``regard.look.figures``. Without these two a notebook shows the page of the weights
+        instead, which is what they show of themselves.
+        """
+        from regard.look import figures, notebook
 
-        if len(self.shape) == 2 or self.shape[:-2].numel() == 1:
-            return figures.head(self, **options)
-        if len(self.shape) == 3 or self.shape[:-3].numel() == 1:
-            return figures.layer(self, **options)
-        raise ValueError(f"weights.plot(): one sequence at a time, got a batch of shape {tuple(self.shape)}")
+        *lead, num_heads = (1, *self.shape[:-2])
+        if prod(lead) > 1 and "batch" not in options:
+            raise ValueError(
+                f"weights.plot(): one sequence at a time, got a batch of shape {tuple(self.shape)}; name one of them, "
+                "batch=0"
+            )
+        one = num_heads == 1 or "which" in options or options.get("ax") is not None
+        figure = (figures.head if one else figures.layer)(self, **options)
+        # The page shows all heads of the first sequence: not what was asked for where a part is named.
+        part = options.get("ax") is not None or "which" in options or "batch" in options
+        return figure if part else notebook.with_page(figure, self)
+
+    def _repr_html_(self) -> str:
+        from regard.look import notebook
+
+        return notebook.weights_html(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied or unpickled tensor counts its writes anew.

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from regard.look.canvas import colour_map
-from regard.look.colours import colour, ramp
+from regard.look.colours import colour, ramp, signed_ramp
 
 
 def linear(colours: np.ndarray) -> np.ndarray:
@@ -56,3 +57,33 @@ def test_a_share_is_a_place_on_the_ramp() -> None:
 def test_matplotlib_draws_with_the_same_colours() -> None:
     drawn = colour_map()(np.arange(256))[:, :3] * 255
     assert np.abs(drawn - np.array(ramp())).max() < 1e-6
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_signed_ramp_is_even_and_as_light_on_both_sides(dark: bool) -> None:
+    lab = oklab(linear(np.array(signed_ramp(dark=dark), dtype=float)))
+    lightness = lab[:, 0] if not dark else -lab[:, 0]
+    assert np.abs(lab[:, 0] - lab[::-1, 0]).max() < 0.006
+    assert (np.diff(lightness[:128:8]) > 0).all()
+    assert (np.diff(lightness[128::8]) < 0).all()
+    for arm in (lab[:128:8], lab[128::8]):
+        steps = np.linalg.norm(np.diff(arm, axis=0), axis=1)
+        assert steps.max() / steps.min() < 1.2
+
+
+def test_the_signed_ramp_starts_at_the_paper_of_its_surroundings() -> None:
+    assert np.abs(np.array(signed_ramp()[127:129]) - ramp()[0]).max() <= 3
+    assert np.abs(np.array(signed_ramp(dark=True)[127:129]) - [0x14, 0x16, 0x1A]).max() <= 3
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_signs_can_be_told_apart_without_colour_vision(dark: bool) -> None:
+    for kind in (
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    ):
+        light = linear(np.array(signed_ramp(dark=dark), dtype=float))
+        lab = oklab(np.clip(light @ np.array(kind).T, 0, 1))
+        apart = np.linalg.norm(lab[:128] - lab[::-1][:128], axis=1)  # -x and +x
+        assert apart[0] > 0.15
+        assert apart[64] > 0.06

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import platform
-import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.look.pages import data_in
 
 import regard
 from regard.look import command, models, sources
@@ -39,9 +41,18 @@ def run(model_folder: Path, tmp_path: Path) -> Run:
 
 
 def data_of(page: Path) -> dict[str, Any]:
-    found = re.search(r'type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    return data_in(page.read_text())
+
+
+def group_of(page: Path) -> dict[str, Any]:
+    (group,) = data_of(page)["groups"]
+    return group
+
+
+def text_of(page: Path) -> str:
+    data = data_of(page)
+    tokens = json.loads(zlib.decompress(base64.b64decode(data["texts"][data["groups"][0]["key_tokens"]])))
+    return "".join(tokens)
 
 
 def test_a_string_gives_a_table_a_page_and_figures(
@@ -60,24 +71,26 @@ def test_a_string_gives_a_table_a_page_and_figures(
     for path in (looked.page, *looked.figures):
         assert f"- {path}" in printed.out
         assert path.stat().st_size > 1000
-    data = data_of(looked.page)
-    assert data["selected"] == [1, 0]
-    assert "".join(data["key_tokens"]) == "def f(x):\n    return f(x)\n"
+    group = group_of(looked.page)
+    assert group["selected"] == [1, 0]
+    assert group["layers"] == ["layer 0", "layer 1"]
+    assert text_of(looked.page) == "def f(x):\n    return f(x)\n"
     assert len(looked.table.heads) == 4
 
 
 def test_a_file_and_standard_input_are_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.py").write_bytes(b"\xef\xbb\xbfdef f(x): f")
-    assert "".join(data_of(run(text=str(tmp_path / "text.py")).page)["key_tokens"]) == "def f(x): f"
+    assert text_of(run(text=str(tmp_path / "text.py")).page) == "def f(x): f"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"def f")))
-    data = data_of(run(text="-").page)
-    assert ("".join(data["key_tokens"]), data["source"]) == ("def f", "standard input")
+    page = run(text="-").page
+    assert (text_of(page), data_of(page)["source"]) == ("def f", "standard input")
 
 
 def test_without_a_text_the_standard_library_is_read_and_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    data = data_of(run().page)
+    page = run().page
+    data = data_of(page)
     assert data["source"] == f"heapq.py of Python {platform.python_version()}'s standard library"
-    assert data["key_tokens"][0] in '"""Heap queue algorithm'
+    assert text_of(page).startswith('"""Heap queue algorithm')
     assert f"Text: {data['source']}, first 48 of" in capsys.readouterr().out
 
 
@@ -85,7 +98,7 @@ def test_a_long_text_is_cut_and_says_so(run: Run, capsys: pytest.CaptureFixture[
     data = data_of(run(string="q" * 5321).page)
     assert data["notes"] == ["first 48 of 5,321 tokens (the model takes 48)"]
     assert "first 48 of 5,321 tokens" in capsys.readouterr().out
-    assert data["query_len"] == 48
+    assert data["groups"][0]["query_len"] == 48
     assert data_of(run(string="q" * 20, max_tokens=7).page)["notes"] == ["first 7 of 20 tokens"]
     assert data_of(run(string="q" * 20, max_tokens=900).page)["notes"] == []
 
@@ -96,7 +109,7 @@ def test_a_very_long_text_is_not_counted_to_its_end(run: Run, monkeypatch: pytes
 
 
 def test_one_token_is_enough(run: Run) -> None:
-    assert data_of(run(string="q", no_figures=False).page)["rows"] == 1
+    assert group_of(run(string="q", no_figures=False).page)["rows"] == 1
 
 
 def test_hostile_text_and_names_stay_text(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

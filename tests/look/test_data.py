@@ -1,170 +1,229 @@
+"""Every number of the page's data against dense float64 attention by its definition."""
+
 from __future__ import annotations
 
 import base64
 import json
-import zlib
-from collections.abc import Callable
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tests.look import decoded
 
-from regard import AttentionWeights, masks
-from regard.look import HeadTable, colours, encode, head_table
-from regard.look.collect import SIZES, page_data
-from regard.look.data import SCHEMA, TOKEN_LENGTH
+from regard import AttentionWeights, attention, masks, reference
+from regard.look import collect
+from regard.look.data import SCHEMA, PageData
+from regard.look.measure import measure
 
-Make = Callable[..., AttentionWeights]
-Define = Callable[[Tensor, int, int], Tensor]
-
-
-def read(weights: list[AttentionWeights], table: HeadTable | None = None, **options: Any) -> dict[str, Any]:
-    table = table or head_table(weights, tokens=[f"t{at % 5}" for at in range(weights[0].shape[-1])])
-    return json.loads(page_data(weights, table, **options).to_json())
+BATCH, HEADS, WIDTH = 2, 4, 8
 
 
-def parts(data: dict[str, Any], index: int) -> dict[str, np.ndarray]:
-    """A head's arrays, read from the description at the top of data.py."""
-    head, rows, cols, top = data["heads"][index], data["rows"], data["cols"], data["top"]
-    content = zlib.decompress(base64.b64decode(head["data"]))
-    sizes = [rows * top, rows * top, rows, cols]
-    assert len(content) == 2 * sum(sizes) + rows * cols
-    columns, shares, entropy, received = np.split(
-        np.frombuffer(content, "<u2", sum(sizes)).astype(float), np.cumsum(sizes)[:-1]
+@dataclass(frozen=True)
+class Case:
+    """Weights, and what they are by definition for the second sequence."""
+
+    weights: AttentionWeights
+    dense: np.ndarray
+    allowed: np.ndarray
+
+
+def case(name: str, query_len: int, key_len: int) -> Case:
+    valid = torch.ones(BATCH, key_len, dtype=torch.bool)
+    valid[1, : min(3, key_len - 1)] = False
+    mask, options = {
+        "no mask": (None, {}),
+        "causal": (masks.causal(), {}),
+        "window and padding": (masks.causal() & masks.window(7) & masks.padding(valid), {}),
+        "softcap and sinks": (masks.causal(), {"softcap": 4.0, "sinks": torch.tensor([0.0, 2.0, -1.0, 5.0])}),
+        "a mask a head": (masks.dense(torch.rand(BATCH, HEADS, query_len, key_len, generator=seeded(9)) > 0.4), {}),
+    }[name]
+    generator = seeded(1)
+    query = 3 * torch.randn(BATCH, HEADS, query_len, WIDTH, generator=generator)
+    key, value = torch.randn(2, BATCH, 2, key_len, WIDTH, generator=generator)  # Hkv 2
+    weights = attention(query, key, value, mask, **options)[1]
+    whole = None if mask is None else mask.to_dense(query_len, key_len, batch=BATCH, num_heads=HEADS)
+    wide = {name: each.double() if isinstance(each, torch.Tensor) else each for name, each in options.items()}
+    defined = reference.attention(query.double(), key.double(), value.double(), whole, **wide).weights[1]
+    allowed = (
+        torch.ones(query_len, key_len, dtype=torch.bool) if whole is None else whole.expand(BATCH, HEADS, -1, -1)[1]
     )
-    return {
-        "columns": columns.reshape(rows, top).astype(int),
-        "shares": shares.reshape(rows, top) / 65535,
-        "entropy": entropy / 65535 * head["entropy_max"],
-        "received": received / 65535 * head["received_max"],
-        "codes": np.frombuffer(content, "u1", rows * cols, 2 * sum(sizes)).reshape(rows, cols),
-    }
+    return Case(weights, defined.numpy(), allowed.expand(HEADS, query_len, key_len).numpy())
 
 
-def weights_of(codes: np.ndarray, floor: float) -> np.ndarray:
-    return np.where(codes <= 1, 0.0, floor ** (1 - (codes.astype(float) - 1) / 254))
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def test_a_short_text_is_shown_entry_by_entry(some_weights: Make) -> None:
-    mask = masks.causal() & masks.window(7)
-    weights = [some_weights(1, 2, 20, 20, mask=mask, seed=seed) for seed in range(2)]
-    data = read(weights)
-    assert (data["schema"], data["rows"], data["cols"]) == (SCHEMA, 20, 20)
-    assert [(head["layer"], head["head"]) for head in data["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    for index in range(4):
-        dense = weights[index // 2].to_dense()[0, index % 2].double().numpy()
-        shown = parts(data, index)
-        assert np.array_equal(shown["codes"] == 0, ~mask.to_dense(20, 20).numpy())
-        assert np.allclose(weights_of(shown["codes"], data["floor"]), dense, rtol=0.024, atol=1.1 * data["floor"])
-        assert np.allclose(shown["shares"], -np.sort(-dense)[:, :5], atol=1e-5)
-        held = shown["shares"] > 1e-3
-        assert np.allclose(np.take_along_axis(dense, shown["columns"], 1)[held], shown["shares"][held], atol=1e-5)
-        entropy = weights[index // 2].entropy()[0, index % 2].numpy()
-        assert np.allclose(shown["entropy"], entropy, atol=1e-4)
-        assert np.allclose(shown["received"], dense.sum(0), atol=1e-3)
+def read(*args: Any, **options: Any) -> dict[str, Any]:
+    taken = {name: options.pop(name) for name in ("title", "max_bytes", "selected") if name in options}
+    return json.loads(collect.page_data(measure(*args, **options), **taken).to_json())
 
 
-def test_a_long_text_is_pooled(some_weights: Make, by_definition: Define) -> None:
-    weights = [some_weights(1, 1, 700, 700, mask=masks.causal())]
-    data = read(weights)
-    assert (data["query_len"], data["rows"], data["cols"]) == (700, 512, 512)
-    shown = parts(data, 0)
-    expected = by_definition(weights[0].to_dense()[0, 0].double(), 512, 512).numpy()
-    assert np.allclose(weights_of(shown["codes"], data["floor"]), expected, rtol=0.024, atol=1.1 * data["floor"])
-    entropy = weights[0].entropy()[0, 0]
-    first = entropy[: 700 // 512].mean()
-    assert shown["entropy"][0] == pytest.approx(float(first), abs=1e-4)
-    assert shown["entropy"].mean() == pytest.approx(float(entropy.mean()), rel=0.02)
+def close(shown: np.ndarray, true: np.ndarray, allowed: np.ndarray, *, rtol: float, floor: float) -> None:
+    """Weights as shown: forbidden where they are, and elsewhere near, or both at the floor."""
+    assert np.array_equal(np.isnan(shown), ~allowed)
+    assert np.allclose(np.nan_to_num(shown), true, rtol=rtol, atol=1.05 * floor)
 
 
-def test_thumbnails_are_the_maps_made_small(some_weights: Make, by_definition: Define) -> None:
-    weights = [some_weights(1, 2, 64, 64, mask=masks.causal())]
-    data = read(weights)
-    assert data["thumbnail"] == [32, 32]
-    codes = np.frombuffer(zlib.decompress(base64.b64decode(data["thumbnails"])), "u1").reshape(2, 32, 32)
-    expected = by_definition(weights[0].to_dense()[0].double(), 32, 32).numpy()
-    assert np.allclose(weights_of(codes, data["floor"]), expected, rtol=0.024, atol=1.1 * data["floor"])
-    assert np.array_equal(codes[0] == 0, np.triu(np.ones((32, 32), dtype=bool), 1))
+CASES = ["no mask", "causal", "window and padding", "softcap and sinks", "a mask a head"]
 
 
-def test_the_maps_shrink_until_the_data_fit(some_weights: Make) -> None:
-    weights = [some_weights(1, 4, 300, 300, mask=masks.causal(), seed=seed) for seed in range(2)]
-    sides = []
-    for max_bytes in (2_000_000, 400_000, 100_000, 30_000):
-        data = page_data(weights, head_table(weights), max_bytes=max_bytes)
-        assert len(data.to_json()) <= max_bytes
-        sides.append(data.rows)
-    assert sides == sorted(sides, reverse=True)
-    assert sides[0] == 300
-    assert sides[-1] < 100
-    assert set(sides[1:]) <= set(SIZES)
-    with pytest.raises(
-        ValueError, match=r"max_bytes is 5,000, which the tokens and the smallest maps of 8 heads exceed"
-    ):
-        page_data(weights, head_table(weights), max_bytes=5_000)
+@pytest.mark.parametrize("lengths", [(20, 20), (6, 17)], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_a_short_text_is_shown_pair_by_pair(name: str, lengths: tuple[int, int]) -> None:
+    it = case(name, *lengths)
+    page = read([it.weights], batch=1)
+    (group,) = page["groups"]
+    assert (page["schema"], page["kind"], group["masked"]) == (SCHEMA, "attention", name != "no mask")
+    assert (group["rows"], group["cols"], group["depth"], group["max"]) == (*lengths, 16, [0, 0])
+    assert decoded.queries(group).tolist() == list(range(lengths[0]))
+    for number, (dense, allowed) in enumerate(zip(it.dense, it.allowed, strict=True)):
+        shown, told = decoded.head(group, number), group["heads"][number]
+        close(shown.mean, dense, allowed, rtol=3e-4, floor=1e-9)
+        logs = np.log(dense, where=dense > 0, out=np.zeros_like(dense))
+        assert np.allclose(shown.entropy_of, -(dense * logs).sum(1), atol=2e-5)
+        assert np.allclose(shown.total_of, dense.sum(1), atol=1e-5)
+        assert np.allclose(shown.first_of, dense[:, 0], atol=1e-5)
+        close(shown.first, dense[:, 0], allowed[:, 0], rtol=3e-4, floor=1e-9)
+        assert np.allclose(shown.entropy, shown.entropy_of, atol=1e-4)
+        assert np.allclose(shown.received, dense.sum(0), atol=1e-3)
+        assert np.allclose(shown.peak, dense.sum(0), atol=1e-3)
+        assert np.allclose(shown.receives, np.sort(dense.sum(0))[::-1][:8], atol=1e-4)
+        assert np.allclose(dense.sum(0)[shown.most_read], shown.receives, atol=1e-4)
+        assert told["highest"] == pytest.approx(dense.max(), abs=1e-5)
+        assert (told["windows"], told["top_key"]) == ([], int(dense.sum(0).argmax()))
 
 
-def test_nothing_grows_with_the_square_of_the_length(some_weights: Make) -> None:
-    sizes = []
-    for length in (1200, 2400):
-        weights = [some_weights(1, 1, length, length, mask=masks.causal(), width=4)]
-        sizes.append(len(page_data(weights, head_table(weights)).to_json()))
-    assert sizes[1] < 1.15 * sizes[0]
+@pytest.mark.parametrize("name", CASES)
+def test_the_keys_of_a_query_are_its_largest_weights(name: str) -> None:
+    it = case(name, 20, 20)
+    (group,) = read([it.weights], batch=1)["groups"]
+    for number, dense in enumerate(it.dense):
+        shown = decoded.head(group, number)
+        assert shown.keys.shape == (20, 8)
+        for query in range(20):
+            some = shown.keys[query] != decoded.NONE
+            keys, order = shown.keys[query][some], np.sort(dense[query])[::-1]
+            assert len(set(keys)) == len(keys) == min(8, int((dense[query] > 0).sum()))
+            assert np.allclose(shown.weights[query][some], dense[query][keys], rtol=3e-4, atol=1e-8)
+            assert np.allclose(shown.weights[query][some], order[: len(keys)], rtol=3e-4, atol=1e-8)
+            assert np.isnan(shown.weights[query][~some]).all()
 
 
-def test_what_is_not_known_is_null(some_weights: Make) -> None:
-    weights = [some_weights(1, 1, 6, 6)]
-    data = read(weights, head_table(weights))
-    assert data["heads"][0]["scores"]["induction"] is None
-    assert data["key_tokens"] is None
-    assert "induction" not in [statistic["name"] for statistic in data["statistics"]]
-    assert "entropy" in [statistic["name"] for statistic in data["statistics"]]
+@pytest.mark.parametrize("lengths", [(40, 40), (23, 50), (50, 23)], ids=str)
+@pytest.mark.parametrize("name", ["window and padding", "softcap and sinks", "a mask a head"])
+def test_a_long_text_is_pooled(name: str, lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "details", lambda: iter([collect.Detail(margins=9, thumbnails=4)]))
+    it = case(name, *lengths)
+    (group,) = read([it.weights], batch=1, side=16)["groups"]
+    assert (group["rows"], group["cols"], group["depth"], group["max"]) == (16, 16, 8, [16, 16])
+    assert group["margins"] == [9, 9]
+    small = decoded.coarse(decoded.unpacked(group["thumbnails"])).reshape(HEADS, 4, 4)
+    for number, (dense, allowed) in enumerate(zip(it.dense, it.allowed, strict=True)):
+        shown, told = decoded.head(group, number), group["heads"][number]
+        some = decoded.in_cells(allowed, 16, 16, "any")
+        close(shown.mean, decoded.in_cells(dense, 16, 16, "mean"), some, rtol=0.024, floor=1e-5)
+        close(shown.max, decoded.in_cells(dense, 16, 16, "max"), some, rtol=0.024, floor=1e-5)
+        tiny = decoded.in_cells(allowed, 4, 4, "any")
+        close(small[number], decoded.in_cells(dense, 4, 4, "mean"), tiny, rtol=0.024, floor=1e-5)
+        rows, cols = decoded.edges(lengths[0], 16), decoded.edges(lengths[1], 9)
+        first = np.array([dense[a:b, 0].mean() for a, b in pairwise(rows)])
+        readable = np.array([allowed[a:b, 0].any() for a, b in pairwise(rows)])
+        close(shown.first, first, readable, rtol=3e-4, floor=1e-8)
+        received = dense.sum(0)
+        most = [received[a:b].max() for a, b in pairwise(cols)]
+        mean = [received[a:b].mean() for a, b in pairwise(cols)]
+        assert np.allclose(shown.peak, most, atol=1e-3)
+        assert np.allclose(shown.received, mean, atol=1e-3)
+        assert told["highest"] == pytest.approx(dense.max(), abs=1e-5)
 
 
-def test_tokens_are_text_in_ascii_without_an_opening_bracket(some_weights: Make) -> None:
+def test_windows_hold_single_pairs() -> None:
+    it = case("window and padding", 150, 150)
+    places = [(70, 66), (slice(5, 9), slice(2, 12))]
+    (group,) = read([it.weights], batch=1, side=16, windows=places, queries=[41])["groups"]
+    assert 41 in decoded.queries(group)
+    for number, (dense, allowed) in enumerate(zip(it.dense, it.allowed, strict=True)):
+        told, shown = group["heads"][number]["windows"], decoded.head(group, number)
+        names = [window["name"] for window in told]
+        assert names[:3] == ["diagonal", "asked for", "asked for"]
+        most_read = int(shown.most_read[0])
+        assert ("most read" in names) == (most_read < 150 - 64)
+        for window, values in zip(told, shown.windows, strict=True):
+            part = (
+                slice(window["query"], window["query"] + window["rows"]),
+                slice(window["key"], window["key"] + window["cols"]),
+            )
+            close(values, dense[part], allowed[part], rtol=3e-4, floor=1e-9)
+        assert [(w["query"], w["key"], w["rows"], w["cols"]) for w in told[:3]] == [
+            (86, 86, 64, 64),
+            (38, 34, 64, 64),
+            (5, 2, 4, 10),
+        ]
+
+
+def test_tokens_are_text_in_ascii_without_an_opening_bracket() -> None:
+    it = case("causal", 7, 7)
     hostile = ["</script><script>alert(1)</script>", "<!--", "\u2028", "\0", "\u202e漢🙂", "\ud800", "x" * 1_000_000]
-    weights = [some_weights(1, 1, 7, 7, mask=masks.causal())]
-    text = page_data(weights, head_table(weights, tokens=hostile), title="<b>").to_json()
+    measured = measure([it.weights], tokens=hostile)
+    text = collect.page_data(measured, title="<b>", source="</p>", notes=["<i>"]).to_json()
     assert text.isascii()
     assert "<" not in text
-    data = json.loads(text)
-    assert data["key_tokens"] == [token[:TOKEN_LENGTH] for token in hostile]
-    assert data["title"] == "<b>"
+    assert len(text) < 30_000
+    page = json.loads(text)
+    assert decoded.texts(page, page["groups"][0]["key_tokens"]) == [*hostile[:5], "\ufffd", "x" * 100]
+    assert (page["title"], page["source"], page["notes"]) == ("<b>", "</p>", ["<i>"])
 
 
-def test_decoding_queries_are_named_by_the_last_keys(some_weights: Make) -> None:
-    weights = [some_weights(1, 1, 2, 5, mask=masks.causal())]
-    data = read(weights, head_table(weights, tokens=list("abcde")))
-    assert (data["rows"], data["cols"], data["query_tokens"]) == (2, 5, ["d", "e"])
+def test_what_is_not_known_is_null() -> None:
+    page = read([case("no mask", 6, 6).weights])
+    (group,) = page["groups"]
+    assert group["heads"][0]["scores"]["induction"] is None
+    assert (group["key_tokens"], group["query_tokens"], page["texts"], page["live"]) == (None, None, [], None)
+    assert group["statistics"][0]["name"] == "previous_token"
+    assert [s["name"] for s in group["statistics"] if s["low_first"]] == ["entropy"]
 
 
-def test_the_head_shown_first_can_be_chosen(layers: list[AttentionWeights]) -> None:
-    assert read(layers, selected=(1, 2))["selected"] == [1, 2]
-    scores = read(layers)
-    assert scores["selected"] in [[head["layer"], head["head"]] for head in scores["heads"]]
+def test_weights_that_are_not_numbers_are_shown_as_nothing() -> None:
+    query = torch.full((1, 1, 5, 4), math.nan)
+    weights = attention(query, torch.randn(1, 1, 5, 4, generator=seeded(0)), torch.randn(1, 1, 5, 4), masks.causal())[1]
+    (group,) = read([weights])["groups"]
+    assert group["heads"][0]["scores"]["entropy"] is None
+    assert np.nanmax(decoded.head(group, 0).mean) <= 1e-9
 
 
-def test_the_page_has_the_ramp_of_the_figures(layers: list[AttentionWeights]) -> None:
-    ramp = base64.b64decode(read(layers)["ramp"])
-    assert [tuple(ramp[3 * at : 3 * at + 3]) for at in range(256)] == list(colours.ramp())
+def test_the_head_shown_first_can_be_chosen() -> None:
+    weights = [case("causal", 9, 9).weights] * 2
+    assert read(weights, selected=(1, 2))["groups"][0]["selected"] == [1, 2]
+    assert read(weights)["groups"][0]["selected"][0] in (0, 1)
+    with pytest.raises(
+        ValueError, match=r"selected is \(2, 0\), a head that weights has not; expected \(layer, head\)"
+    ):
+        read(weights, selected=(2, 0))
 
 
-def test_layers_of_different_lengths_are_refused(some_weights: Make) -> None:
-    weights = [some_weights(1, 1, 4, 4), some_weights(1, 1, 4, 6)]
-    with pytest.raises(ValueError, match=r"weights has layers of \(L, S\) \[\(4, 4\), \(4, 6\)\]; expected the same"):
-        page_data(weights, head_table(weights))
+def test_the_ramps_are_those_of_the_figures() -> None:
+    from regard.look import colours
+
+    page = read([case("causal", 4, 4).weights])
+    for name, ramp in (("ramp", colours.ramp()), ("signed", colours.signed_ramp())):
+        assert bytes(np.array(ramp, dtype="u1")) == base64.b64decode(page[name])
 
 
-def test_codes_keep_weights_within_their_tolerance() -> None:
-    weights = torch.logspace(-5, 0, 10_000, dtype=torch.float64)
-    codes = encode.weight_codes(weights, torch.ones(10_000, dtype=torch.bool)).numpy()
-    assert np.abs(weights_of(codes[200:], encode.FLOOR) / weights[200:].numpy() - 1).max() < 0.023
-    assert (codes.min(), codes.max()) == (1, 255)
+def test_nothing_grows_with_the_square_of_the_length() -> None:
+    sizes = []
+    for length in (1200, 2400):
+        query, key, value = torch.randn(3, 1, 1, length, 4, generator=seeded(0))
+        measured = measure([attention(query, key, value, masks.causal())[1]], queries=[3])
+        sizes.append(len(collect.page_data(measured).to_json()))
+    assert sizes[1] - sizes[0] < 1200 * 8 * 8  # the exact queries alone
 
 
-def test_linear_codes_survive_what_is_not_finite() -> None:
-    values = torch.tensor([0.0, 1.0, 2.0, float("nan"), float("inf"), -1.0])
-    assert encode.linear_codes(values, 2.0).tolist() == [0, 32768, 65535, 0, 0, 0]
-    assert encode.linear_codes(torch.zeros(2), 0.0).tolist() == [0, 0]
+def test_data_can_be_made_live() -> None:
+    data = collect.page_data(measure([case("causal", 4, 4).weights]))
+    assert isinstance(data, PageData)
+    assert json.loads(replace(data, live="/abc/").to_json())["live"] == "/abc/"

@@ -75,6 +75,26 @@ def test_induction_is_the_same_in_blocks_of_any_size(
     assert min(whole) > 0.01
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 40, 40), (3, 40, 40), (40, 40)], ids=str)
+def test_induction_of_few_repetitions_is_read_from_single_weights(
+    some_weights: Make, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid = torch.arange(40) > 4
+    weights = some_weights(*shape, mask=masks.causal() & masks.padding(valid))
+    ids = torch.randint(0, 12, (40,), generator=torch.Generator().manual_seed(0))
+    found = {}
+    for cost in (0, 10**9):
+        monkeypatch.setattr(heads, "SINGLE_COST", cost)
+        for entries in (7, 1 << 20):
+            monkeypatch.setattr(heads, "SINGLE_ENTRIES", entries)
+            table = head_table([weights], token_ids=ids, batch=min(1, len(shape) - 3) if len(shape) > 3 else 0)
+            found[cost, entries] = [(s.induction, s.induction_chance) for s in table.heads]
+    whole = found[10**9, 7]
+    assert all(share > 0.01 for share, _ in whole)
+    for each in found.values():
+        assert torch.allclose(torch.tensor(each), torch.tensor(whole), atol=1e-6)
+
+
 def test_a_decoding_query_has_the_position_of_the_last_key(some_weights: Make) -> None:
     weights = some_weights(1, 2, 2, 6, mask=masks.causal())
     dense = weights.to_dense()[0]
@@ -119,7 +139,7 @@ def test_without_a_repeated_token_there_is_no_induction_score(layers: list[Atten
 
 def test_one_token_alone_is_scored(some_weights: Make) -> None:
     scores = only(head_table([some_weights(1, 1, 1, 1, mask=masks.causal())], token_ids=[3]))
-    assert (scores.entropy, scores.distance, scores.concentration) == (0.0, 0.0, 1.0)
+    assert (scores.entropy, scores.distance, scores.concentration) == pytest.approx((0, 0, 1), abs=1e-6)
     assert math.isnan(scores.previous_token)
     assert math.isnan(scores.first_token)
 

@@ -50,12 +50,50 @@ def test_a_mask_may_differ_by_sequence(some_weights: Make) -> None:
     assert maps.pooled(weights, 4, batch=1).allowed.float().mean(dim=(0, 1)).tolist() == [1, 1, 0, 0]
 
 
-def test_a_mask_too_large_to_ask_is_read_from_the_weights(some_weights: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = some_weights(1, 2, 12, 12, mask=masks.causal())
-    asked = maps.pooled(weights, 6).allowed
-    monkeypatch.setattr(maps, "DENSE_MASK_ENTRIES", 1)
+def test_equal_masks_are_asked_once(some_weights: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[masks.Mask] = []
+    pool = masks.Mask.pool
+    monkeypatch.setattr(
+        masks.Mask, "pool", lambda self, *args, **given: asked.append(self) or pool(self, *args, **given)
+    )
+    known: dict[object, Tensor] = {}
+    for seed in range(3):  # a mask of its own in each layer, as models make them
+        weights = some_weights(1, 2, 12, 12, mask=masks.causal() & masks.window(5), seed=seed)
+        found = maps.allowed_cells(weights, 4, 4, known=known)
+    assert len(asked) == 1
+    other = some_weights(1, 2, 12, 12, mask=masks.causal() & masks.window(6))
+    wide, narrow = maps.allowed_cells(other, 12, 12, known=known), maps.allowed_cells(weights, 12, 12, known=known)
+    assert torch.equal(wide[0], other.mask.to_dense(12))
+    assert torch.equal(narrow[0], weights.mask.to_dense(12))
+    assert len(asked) == 3
+    assert found.shape == (1, 4, 4)
+
+
+def test_a_long_mask_is_not_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks.Mask, "to_dense", None)
-    assert torch.equal(maps.pooled(weights, 6).allowed, asked)
+    share = maps.mask_cells(masks.causal(), 100_000, 100_000, 4)
+    assert torch.allclose(share.diagonal(), torch.tensor(0.5), atol=1e-4)
+
+
+@pytest.mark.parametrize(("lengths", "fine"), [((40, 40), 16), ((64, 50), 16), ((12, 9), 16)])
+def test_a_coarser_map_is_the_one_that_pooling_gives(
+    some_weights: Make, by_definition: Define, lengths: tuple[int, int], fine: int
+) -> None:
+    weights = some_weights(1, 2, *lengths, mask=masks.causal())
+    sides = min(fine, lengths[0]), min(fine, lengths[1])
+    pooled, most = weights.pool(*sides)[0], weights.pool(*sides, "max")[0]
+    dense = weights.to_dense()[0].double()
+    for cells in (8, 4, 2, 1):
+        found = maps.coarser(pooled, lengths, (cells, cells))
+        assert torch.allclose(found.double(), by_definition(dense, cells, cells), atol=1e-6)
+        assert torch.allclose(maps.largest(most, lengths, (cells, cells)), weights.pool(cells, cells, "max")[0])
+        assert torch.allclose(
+            maps.max_dense(dense, cells, cells), weights.pool(cells, cells, "max")[0].double(), atol=1e-6
+        )
+
+
+def test_the_peak_of_a_margin() -> None:
+    assert maps.peaks(torch.tensor([[1.0, 3.0, 9.0, 7.0, 5.0]]), 2).tolist() == [[3.0, 9.0]]
 
 
 def test_a_cell_says_how_many_tokens_it_covers(some_weights: Make) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,10 +90,12 @@ def test_a_model_is_looked_at_like_the_demos(
     assert "Where to look" in printed.out
     assert [path.name for path in looked.figures] == ["head.png", "layer.png", "profiles.png"]  # it adds no positions
     data = data_of(looked.page)
-    assert data["selected"] == [1, 3]
+    (group,) = data["groups"]
+    assert group["selected"] == [1, 3]
     assert data["title"] == f"{folder('llama')} reads a string"
-    assert data["key_tokens"][0] == "<s>"
-    assert text.startswith("".join(data["key_tokens"][1:]))
+    shown = json.loads(zlib.decompress(base64.b64decode(data["texts"][group["key_tokens"]])))
+    assert shown[0] == "<s>"
+    assert text.startswith("".join(shown[1:]))
     assert len(looked.table.heads) == 8
 
 

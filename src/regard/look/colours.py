@@ -30,6 +30,12 @@ _STATIONS = (
     (0.220, 0.070, 295.0),
 )
 
+# Paper and the two ends of the signed ramp, (below 0, above 0), by whether the surroundings are dark.
+_SIGNED = {
+    False: (_STATIONS[0], ((0.470, 0.120, 255.0), (0.470, 0.120, 48.0))),
+    True: ((0.199, 0.009, 265.0), ((0.800, 0.103, 250.0), (0.800, 0.103, 62.0))),
+}
+
 
 @lru_cache(maxsize=1)
 def ramp() -> tuple[RGB, ...]:
@@ -54,6 +60,36 @@ def ramp() -> tuple[RGB, ...]:
             at += 1
         share = (wanted - lengths[at]) / (lengths[at + 1] - lengths[at])
         lab = [a + share * (b - a) for a, b in zip(path[at], path[at + 1], strict=True)]
+        colours.append(_srgb(lab[0], lab[1], lab[2]))
+    return tuple(colours)
+
+
+@lru_cache(maxsize=2)
+def signed_ramp(*, dark: bool = False) -> tuple[RGB, ...]:
+    """The 256 colours of a difference: blue at -1, paper at 0 (between 127 and 128), orange at +1.
+
+    Both arms are straight lines from paper in OKLab, equally long and equally light at equal distance from 0, so that a
+    difference looks as large whichever its sign, and blue and orange are told apart without red or green.
+
+    Example:
+        >>> from regard.look.colours import signed_ramp
+        >>> (r, _, b), (red, _, blue) = signed_ramp()[0], signed_ramp()[255]
+        >>> b > r, red > blue
+        (True, True)
+
+    Args:
+        dark: on dark paper, which the arms leave towards light colours.
+
+    Returns:
+        256 triples of red, green and blue in 0..255.
+    """
+    middle, ends = _SIGNED[dark]
+    start = _oklab(middle)
+    colours = []
+    for step in range(256):
+        value = (step - 127.5) / 127.5
+        end = _oklab(ends[value > 0])
+        lab = [a + abs(value) * (b - a) for a, b in zip(start, end, strict=True)]
         colours.append(_srgb(lab[0], lab[1], lab[2]))
     return tuple(colours)
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.look import terminal
-from regard.look.assemble import document
-from regard.look.collect import page_data
+from regard.look.api import page_of
 from regard.look.extras import extra
 from regard.look.files import obstacle, write_atomically
 from regard.look.guide import best
-from regard.look.heads import HeadTable, head_table
+from regard.look.heads import HeadTable
+from regard.look.measure import measure
 from regard.look.models import Model, load
+from regard.look.options import asked_queries, check_queries, check_serving, most_bytes, naming_max_mb
+from regard.look.serve import Server
 from regard.look.sources import Source, read_source
 from regard.look.wording import one_line
 
@@ -68,6 +70,10 @@ def run(
     head: int | None = None,
     max_tokens: int | None = None,
     no_figures: bool = False,
+    queries: str | None = None,
+    max_mb: float | None = None,
+    serve: bool = False,
+    port: int | None = None,
     open: bool = False,  # noqa: A002 (the option's name)
 ) -> Looked:
     """Shows what the heads of a model attend to in a text; everything is checked before anything is written.
@@ -82,42 +88,52 @@ def run(
         head: the head to draw, from 0; without it the most telling one.
         max_tokens: read at most so many tokens; without it as many as the model takes.
         no_figures: write the page alone.
-        open: show the page in a browser.
+        queries: tokens whose rows the page keeps exactly, besides those that it chooses: "4711,12".
+        max_mb: the most that the page's data may take, in millions of bytes.
+        serve: then serve the page on 127.0.0.1, with exact numbers as its reader zooms, until Ctrl-C.
+        port: where to serve it; without it any port that is free.
+        open: show the page in a browser; the served one where it is served.
 
     Returns:
         The scores and the paths.
 
     Raises:
-        ValueError: if the text, the model, the layer, the head, max_tokens or out cannot be used; the message says why.
+        ValueError: if the text, the model, the layer, the head, another option or out cannot be used; the message says
+            why.
         ImportError: if an extra is missing.
     """
     folder = Path(out)
     _check_out(folder, ("page.html",) if no_figures else ("page.html", *FIGURES))
+    asked = asked_queries(queries)
+    most = most_bytes(max_mb)
+    check_serving(port, serve=serve)
     source = read_source(text, string)
     console = extra("rich.console").Console()
     looker = load(model)
     _check_choice("--layer", layer, looker.num_layers)
     _check_choice("--head", head, looker.num_heads)
     reading = _read(source, looker, max_tokens)
+    check_queries(asked, len(reading.ids))
     title = f"{one_line(looker.title)} reads {one_line(_short_name(text, string))}"
     with _progress() as step:
         attended = looker.attend(reading.ids, step("layers of the model"))
         weights = attended.weights
         _check_choice("--layer", layer, len(weights))
         _check_choice("--head", head, _most_heads(weights, layer))
-        said = [*attended.notes, *_not_numbers(weights)]
-        table = head_table(weights, token_ids=reading.ids, tokens=reading.tokens, progress=step("scores of the heads"))
-        chosen = _choose(table, layer, head)
-        data = page_data(
+        measured = measure(
             weights,
-            table,
-            title=title,
-            source=source.name,
-            notes=[*reading.notes, *said],
-            selected=chosen,
-            progress=step("maps for the page"),
+            tokens=reading.tokens,
+            token_ids=reading.ids,
+            queries=asked,
+            progress=step("scores and maps of the heads"),
         )
-        files = {"page.html": document(data).encode("ascii")}
+        table = measured.table
+        said = [*attended.notes, *_not_numbers(table)]
+        chosen = _choose(table, layer, head)
+        notes = [*reading.notes, *said]
+        with naming_max_mb(max_mb):
+            page = page_of(measured, title=title, source=source.name, notes=notes, selected=chosen, max_bytes=most)
+        files = {"page.html": page.html.encode("ascii")}
         if not no_figures:
             encoding = looker.positional_encoding(len(reading.ids))
             files |= _figures(weights, reading.tokens, chosen, encoding, step("figures"))
@@ -125,9 +141,22 @@ def run(
     stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
     looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
     _report(console, source, reading, said, looked, stale)
-    if open:
+    if serve:
+        with page.serve(port=port or 0) as server:
+            _wait(console, server, open=open)
+    elif open:
         webbrowser.open(looked.page.resolve().as_uri())
     return looked
+
+
+def _wait(console: Any, server: Server, *, open: bool) -> None:  # noqa: A002 (the option's name)
+    """Says where the page is, and waits for Ctrl-C."""
+    for line in ("", f"Serving {server.url}", "It ends with Ctrl-C."):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()  # whoever reads a pipe would learn the address at the end
+    if open:
+        webbrowser.open(server.url)
+    server.wait()
 
 
 def _check_choice(name: str, value: int | None, count: int | None) -> None:
@@ -166,10 +195,10 @@ def _tokens(count: int) -> str:
     return f"{count:,} token{'' if count == 1 else 's'}"
 
 
-def _not_numbers(weights: list[AttentionWeights]) -> list[str]:
+def _not_numbers(table: HeadTable) -> list[str]:
     """A note on the layers whose weights are NaN: what is shown of them means nothing."""
     # A row whose logits are NaN has the log-sum-exp of one that reads nothing; its entropy is NaN.
-    found = [str(number) for number, each in enumerate(weights) if bool(each.entropy().isnan().any())]
+    found = [str(number) for number, each in enumerate(table.entropy) if bool(each.isnan().any())]
     if not found:
         return []
     layers = f"layer {found[0]} has" if len(found) == 1 else f"layers {', '.join(found)} have"

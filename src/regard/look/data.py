@@ -1,26 +1,39 @@
 """The data of the page, as plain values: what is shown, and nothing about how.
 
-Its JSON form is the boundary between regard and the page, and SCHEMA names its version. For H heads in all, R x C
-cells of a map, K = TOP_KEYS and T = THUMBNAIL (or less, for a shorter text), it holds
+Its JSON form is the boundary between regard and the page, and SCHEMA names its version. "packed" is base64 of deflated
+bytes, little-endian. Letters: L queries, S keys; R x C cells of the mean map; N queries kept exactly, K keys of each;
+P most read keys. Cell r of R covers the queries ``r * L // R`` up to ``(r + 1) * L // R``; all other cells likewise.
 
-    schema, title, source, notes        texts
-    query_len, key_len                  L and S; rows, cols: R and C; thumbnail: [rows, cols]; top: K
-    floor, log_floor                    the weight of code 1; the weight that the log scale starts at
-    query_tokens, key_tokens            texts, cut at TOKEN_LENGTH characters; null where they are not known
-    guide                               where to look, sentences
-    selected                            [layer, head] that is shown first
-    statistics                          [{name, label, unit, decimals, about}], the columns that heads can be sorted by
-    ramp                                base64 of 256 x (red, green, blue)
-    thumbnails                          deflated, base64: H x T x T codes of weights
-    heads                               [{layer, head, scores, top_key, entropy_max, received_max, data}]
+    schema, kind                "attention", "encoding" or "mask"
+    title, source               texts
+    notes, guide, reduced       sentences: what to know, where to look, what was made coarser to fit
+    ramp                        base64 of 256 x RGB, no weight to all the weight
+    signed, signed_dark         base64 of 256 x RGB, -1 to +1 on light and on dark paper
+    floor, fine_floor           the weights of code 1 in 8 and in 16 bits; log_floor: where the log scale starts
+    live                        null, or the path that a live server answers under
+    texts                       packed JSON lists of tokens
+    groups                      what is shown together: all of one L and S (kind "attention")
+    encoding, mask              of the other kinds
 
-and a head's data are, deflated and in base64, one after the other
+A group has name; query_len, key_len; shift (S - L, or null where queries and keys are different texts); query_tokens
+and key_tokens (which text, or null); rows, cols, depth (8 or 16 bits) of the mean map; max ([rows, cols], [0, 0] where
+there is none); margins ([queries, keys]); thumbnail; top (K); most_read (P); queries (packed uint32 N); statistics;
+selected; layers (names); masked (whether what is forbidden is known); thumbnails (packed, heads x T x T); and heads.
 
-    R x K  uint16   the K columns of each row that hold the most weight, the most first
-    R x K  uint16   their weights, 65535 for 1
-    R      uint16   the entropy of the queries, averaged over each row, 65535 for entropy_max
-    C      uint16   the weight that the keys receive, averaged over each column, 65535 for received_max
-    R x C  uint8    the weights: 0 forbidden, 1 at most floor, 255 for 1, and equal ratios between
+A head has layer, head, scores, top_key; entropy_max, received_max, peak_max (of code 65535); highest (its largest
+weight); windows ([{name, query, key, rows, cols}], kept pair by pair); and data, packed, one after the other
+
+    uint32   N x K   the keys that each exact query gives most to; 0xFFFFFFFF where it reads fewer
+    uint32   P       the most read keys, the most read first
+    float32  P       what they receive
+    float32  N       the entropy of the exact queries, then their total weight, then their weight on key 0: 3 x N
+    uint16   N x K   the weights of those keys
+    uint16   R       the weight on key 0, averaged over the queries of a cell
+    uint16           entropy of the queries, averaged over a cell; linear, of entropy_max
+    uint16           received of the keys, averaged over a cell, of received_max; then the most of a cell, of peak_max
+    uint16           every window, rows x cols
+    uint8 or 16      R x C: the mean map, summed over the keys of a cell and averaged over its queries
+    uint8            the max map: the largest weight of a cell
 
 Nothing in it grows with L times S: a longer text has coarser cells, and only its tokens take more.
 """
@@ -29,11 +42,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
-SCHEMA = "regard.look/1"
-THUMBNAIL = 32
-TOP_KEYS = 5
-TOKEN_LENGTH = 100
+SCHEMA = "regard.look/2"
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,37 @@ class HeadData:
     top_key: int
     entropy_max: float
     received_max: float
+    peak_max: float
+    highest: float
+    windows: tuple[dict[str, str | int], ...]
     data: str
+
+
+@dataclass(frozen=True)
+class GroupData:
+    """The heads of one L and S; the fields are described above."""
+
+    name: str
+    query_len: int
+    key_len: int
+    shift: int | None
+    query_tokens: int | None
+    key_tokens: int | None
+    rows: int
+    cols: int
+    depth: int
+    max: tuple[int, int]
+    margins: tuple[int, int]
+    thumbnail: tuple[int, int]
+    top: int
+    most_read: int
+    queries: str
+    statistics: tuple[dict[str, str | int | bool], ...]
+    selected: tuple[int, int]
+    layers: tuple[str, ...]
+    masked: bool
+    thumbnails: str
+    heads: tuple[HeadData, ...]
 
 
 @dataclass(frozen=True)
@@ -54,25 +95,23 @@ class PageData:
     """Everything that the page shows; the fields are described above."""
 
     schema: str
+    kind: str
     title: str
     source: str
     notes: tuple[str, ...]
-    query_len: int
-    key_len: int
-    rows: int
-    cols: int
-    thumbnail: tuple[int, int]
-    top: int
-    floor: float
-    log_floor: float
-    query_tokens: tuple[str, ...] | None
-    key_tokens: tuple[str, ...] | None
     guide: tuple[str, ...]
-    selected: tuple[int, int]
-    statistics: tuple[dict[str, str | int], ...]
+    reduced: tuple[str, ...]
     ramp: str
-    thumbnails: str
-    heads: tuple[HeadData, ...]
+    signed: str
+    signed_dark: str
+    floor: float
+    fine_floor: float
+    log_floor: float
+    texts: tuple[str, ...] = ()
+    groups: tuple[GroupData, ...] = ()
+    encoding: dict[str, Any] | None = None
+    mask: dict[str, Any] | None = None
+    live: str | None = None
 
     def to_json(self) -> str:
         """The data as JSON that can stand in a script element whatever the tokens hold: in ASCII, without a "<"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +42,13 @@ def where_to_look(table: HeadTable, *, tokens: int = 5) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def said_of_groups(groups: Sequence[tuple[str, HeadTable]]) -> list[str]:
+    """Where to look in several groups of heads, each sentence under its group's name; of one group without it."""
+    if len(groups) == 1:
+        return where_to_look(groups[0][1])
+    return [f"{name}: {sentence}" for name, table in groups for sentence in where_to_look(table)]
+
+
 def best(table: HeadTable) -> HeadScores:
     """The head to look at first: the strongest induction head, or else the sharpest one."""
     leader = _top(table, lambda scores: scores.induction)
@@ -57,11 +64,11 @@ def _induction(table: HeadTable) -> str:
     chance = f"chance {leader.induction_chance:.2f}"
     if not _is_induction(leader):
         return (
-            f"No head shows induction on this text: the best, {_name(leader)}, has {leader.induction:.2f} of its "
-            f"weight on what followed earlier occurrences of the token ({chance})."
+            f"No head shows induction on this text: the best, {_name(table, leader)}, has {leader.induction:.2f} of "
+            f"its weight on what followed earlier occurrences of the token ({chance})."
         )
     return (
-        f"{_name(leader).capitalize()} is the strongest induction head: where a token occurred before, "
+        f"{_subject(table, leader)} is the strongest induction head: where a token occurred before, "
         f"{leader.induction:.2f} of its weight lies on what followed it then ({chance})."
     )
 
@@ -76,10 +83,10 @@ def _share(table: HeadTable, score: str, does: str, none: str) -> str:
         return ""
     share = float(getattr(leader, score))
     if share < TELLING:
-        return f"{none}: the most is {share:.2f} of the weight, by {_name(leader)}."
+        return f"{none}: the most is {share:.2f} of the weight, by {_name(table, leader)}."
     others = sum(float(getattr(scores, score)) >= 0.5 for scores in table.heads if scores is not leader)
     more = f" {others} other head{'s give' if others > 1 else ' gives'} it at least half." if others else ""
-    return f"{_name(leader).capitalize()} {does}: {share:.2f} of its weight lies there.{more}"
+    return f"{_subject(table, leader)} {does}: {share:.2f} of its weight lies there.{more}"
 
 
 def _sharpest(table: HeadTable) -> str:
@@ -88,7 +95,7 @@ def _sharpest(table: HeadTable) -> str:
         return ""
     keys = math.exp(leader.entropy)
     return (
-        f"{_name(leader).capitalize()} is the sharpest: its mean entropy is {leader.entropy:.2f} nats, "
+        f"{_subject(table, leader)} is the sharpest: its mean entropy is {leader.entropy:.2f} nats, "
         f"as if it chose among {keys:.1f} keys."
     )
 
@@ -97,7 +104,7 @@ def _farthest(table: HeadTable) -> str:
     leader = _top(table, lambda scores: scores.distance)
     if leader is None or leader.distance < 2:
         return ""
-    return f"{_name(leader).capitalize()} looks farthest: {leader.distance:,.0f} tokens away on average."
+    return f"{_subject(table, leader)} looks farthest: {leader.distance:,.0f} tokens away on average."
 
 
 def _most_read(table: HeadTable, count: int) -> str:
@@ -119,5 +126,13 @@ def _top(table: HeadTable, score: Callable[[HeadScores], float]) -> HeadScores |
     return max(asked, key=score, default=None)
 
 
-def _name(scores: HeadScores) -> str:
-    return f"layer {scores.layer} head {scores.head}"
+def _name(table: HeadTable, scores: HeadScores) -> str:
+    """A head in the middle of a sentence."""
+    layer = f"layer {scores.layer}" if table.names is None else table.names[scores.layer]
+    return f"{layer} head {scores.head}"
+
+
+def _subject(table: HeadTable, scores: HeadScores) -> str:
+    """A head at the beginning of a sentence; the name of a module stays as it is."""
+    name = _name(table, scores)
+    return name.capitalize() if table.names is None else name

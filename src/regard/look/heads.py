@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from regard.look.checks import check_tokens, integers_of, whole
+from regard.look.dense import layered
 from regard.look.maps import one_sequence
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 #: How many weights are computed at once where single ones are looked at.
 BLOCK_ENTRIES = 1 << 22
+
+#: How many single weights, and as many as how many of a block each of them costs.
+SINGLE_ENTRIES, SINGLE_COST = 1 << 20, 24
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,14 @@ class HeadTable:
         tokens: the tokens as text, or None.
         entropy: a layer each, (H, L): the entropy of every query, in nats.
         received: a layer each, (H, S): the weight that every key receives, summed over the queries.
+        names: what the layers are called, where they are not called "layer 0" and so on.
     """
 
     heads: tuple[HeadScores, ...]
     tokens: tuple[str, ...] | None
     entropy: tuple[Tensor, ...]
     received: tuple[Tensor, ...]
+    names: tuple[str, ...] | None = None
 
     def sort(self, by: str = "induction") -> HeadTable:
         """The same table, the most telling head by one score first.
@@ -102,7 +109,7 @@ class HeadTable:
         return where_to_look(self)
 
     def _with(self, heads: Sequence[HeadScores]) -> HeadTable:
-        return HeadTable(tuple(heads), self.tokens, self.entropy, self.received)
+        return replace(self, heads=tuple(heads))
 
     def __rich__(self) -> Any:
         from regard.look.terminal import table
@@ -114,7 +121,7 @@ class HeadTable:
 
 
 def head_table(
-    weights: Sequence[AttentionWeights],
+    weights: Any,
     *,
     token_ids: Tensor | Sequence[int] | None = None,
     tokens: Sequence[str] | None = None,
@@ -134,7 +141,8 @@ def head_table(
         [(0, 0), (0, 1)]
 
     Args:
-        weights: one AttentionWeights a layer, each (B, H, L, S), (H, L, S) or (L, S).
+        weights: one AttentionWeights, dense tensor or array a layer, each (B, H, L, S), (H, L, S) or (L, S); a layer by
+            itself; or what ``regard.watch`` gave.
         token_ids: (S,) integers, needed for the induction score; without them the tokens' text decides what is the
             same.
         tokens: S texts, used in the sentences of `where_to_look`.
@@ -145,40 +153,81 @@ def head_table(
         The table.
 
     Raises:
+        TypeError: if weights, tokens or token_ids are none of these.
         ValueError: if weights is empty, or tokens or token_ids are not one a key.
     """
-    if len(weights) == 0:
-        raise ValueError("weights is empty; expected one AttentionWeights a layer")
-    key_len = weights[0].shape[-1]
-    ids = _ids(token_ids, tokens, key_len)
-    heads: list[HeadScores] = []
-    entropies, receiveds = [], []
-    with torch.no_grad():
-        for layer, layer_weights in enumerate(weights):
-            entropy = one_sequence(layer_weights.entropy(), 1, batch).float().cpu()  # (H, L)
-            received = one_sequence(layer_weights.received(), 1, batch).float().cpu()  # (H, S)
-            heads += _layer(layer, layer_weights, entropy, received, ids, batch)
-            entropies.append(entropy)
-            receiveds.append(received)
-            if progress is not None:
-                progress(layer + 1, len(weights))
-    return HeadTable(tuple(heads), None if tokens is None else tuple(tokens), tuple(entropies), tuple(receiveds))
+    layers = layered(weights)
+    batch = whole("batch", batch, "the number of one sequence, from 0")
+    ids = same_tokens(token_ids, tokens, layers[0].shape[-1])
+    found = []
+    for number, layer in enumerate(layers):
+        found.append(layer_margins(layer, number, ids, batch=batch)[0])
+        if progress is not None:
+            progress(number + 1, len(layers))
+    return HeadTable(
+        tuple(scores for margins in found for scores in margins.scores),
+        None if tokens is None else tuple(tokens),
+        tuple(margins.entropy for margins in found),
+        tuple(margins.received for margins in found),
+    )
 
 
-def _layer(
-    layer: int, weights: AttentionWeights, entropy: Tensor, received: Tensor, ids: Tensor | None, batch: int
-) -> list[HeadScores]:
-    """The scores of one layer's heads."""
+@dataclass(frozen=True)
+class Margins:
+    """What one layer's heads do, and the margins that it was taken from, on the CPU.
+
+    Attributes:
+        scores: one a head.
+        entropy: (H, L), in nats.
+        received: (H, S), summed over the queries.
+        first: (H, L), the weight on key 0.
+        total: (H, L), 1 but for sinks, and 0 where a query may read nothing.
+    """
+
+    scores: tuple[HeadScores, ...]
+    entropy: Tensor
+    received: Tensor
+    first: Tensor
+    total: Tensor
+
+
+@torch.no_grad()
+def layer_margins(
+    weights: AttentionWeights,
+    layer: int,
+    ids: Tensor | None,
+    *,
+    batch: int = 0,
+    aligned: bool = True,
+    also: Sequence[Any] = (),
+) -> tuple[Margins, tuple[Any, ...]]:
+    """The scores of one layer's heads, and what else was asked, in one sweep over the weights.
+
+    Args:
+        weights: (..., H, L, S).
+        layer: its number.
+        ids: (S,) integers that say which tokens are the same, or None.
+        batch: which sequence of a batch.
+        aligned: whether the queries are the last of the keys; where they are another text, no score asks for a
+            distance, the key before or a repetition.
+        also: more questions, as `AttentionWeights.ask` takes them.
+
+    Returns:
+        The margins, and the answers as they came.
+    """
     query_len, key_len = weights.shape[-2:]
+    questions = ("entropy", "received", "distance", ("mass", 0), ("mass", slice(None)))
+    one_sequence(torch.empty((*weights.shape[:-1], 0), device="meta"), 2, batch)  # the batch is there, before the work
+    answers = weights.ask(*questions, *also)
+    margins = [one_sequence(answer, 1, batch).float().cpu() for answer in answers[: len(questions)]]
+    entropy, received, distance, first, total = margins  # (H, L) each, but received (H, S)
     shift = key_len - query_len  # query i stands at position S - L + i
-    awake = one_sequence(weights.lse, 1, batch).cpu() > -math.inf  # (H, L)
-    first = one_sequence(weights.mass(0), 1, batch).float().cpu()  # (H, L)
+    awake = total > 0  # (H, L)
     previous = torch.zeros(len(awake), 0)  # a lone token has none before it
-    if -query_len < shift - 1:
+    if aligned and -query_len < shift - 1:
         previous = one_sequence(weights.diagonal(shift - 1), 1, batch).float().cpu()  # (H, L or fewer)
-    distance = one_sequence(weights.distance(), 1, batch).float().cpu()  # (H, L)
-    alone = 1 if shift == 0 else 0  # the query at position 0 sees nothing but itself
-    induction, chance = _induction(weights, ids, awake, batch)
+    alone = 1 if aligned and shift == 0 else 0  # the query at position 0 sees nothing but itself
+    induction, chance = _induction(weights, ids if aligned else None, awake, batch)
     share, top = (received / received.sum(-1, keepdim=True)).max(-1)  # (H,)
     columns = zip(
         _means(entropy, awake),
@@ -186,57 +235,89 @@ def _layer(
         _means(first[:, alone:], awake[:, alone:]),
         induction,
         chance,
-        _means(distance, awake),
+        _means(distance, awake) if aligned else [math.nan] * len(awake),
         share.tolist(),
         top.tolist(),
         strict=True,
     )
-    return [HeadScores(layer, head, *scores) for head, scores in enumerate(columns)]
+    scores = tuple(HeadScores(layer, head, *each) for head, each in enumerate(columns))
+    return Margins(scores, entropy, received, first, total), answers[len(questions) :]
 
 
 def _induction(
     weights: AttentionWeights, ids: Tensor | None, awake: Tensor, batch: int
 ) -> tuple[list[float], list[float]]:
-    """The induction score of each head, and what an even spread would score, in blocks of rows."""
+    """The induction score of each head, and what an even spread would score."""
     num_heads, query_len = awake.shape
-    if ids is None or weights.shape[-1] != query_len:
+    if ids is None or weights.shape[-1] != query_len or len(ids) != query_len:
         return [math.nan] * num_heads, [math.nan] * num_heads
+    earlier, order, begins = _earlier(ids)  # (L,) each
+    use = (awake & (earlier > 0)).double()  # (H, L)
+    few = int(earlier.sum()) * SINGLE_COST < query_len * query_len // 2
+    on_pattern = (_one_by_one if few else _in_blocks)(weights, ids, earlier, order, begins, batch)  # (H, L)
+    even = earlier.double() / torch.arange(1, query_len + 1)  # (L,) of the keys up to the query
+    counted = use.sum(-1)  # (H,)
+    return ((on_pattern * use).sum(-1) / counted).tolist(), ((even * use).sum(-1) / counted).tolist()
+
+
+def _in_blocks(
+    weights: AttentionWeights, ids: Tensor, earlier: Tensor, order: Tensor, begins: Tensor, batch: int
+) -> Tensor:
+    """The share of each query on what followed its token before, (H, L), from whole rows, some at a time."""
     before = torch.cat([ids.min()[None] - 1, ids[:-1]])  # (S,) the token before each key; none before the first
-    again = _occurred_earlier(ids)  # (L,)
-    on_pattern, even, counted = (torch.zeros(num_heads, dtype=torch.float64) for _ in range(3))
+    query_len, num_heads = len(ids), (1, *weights.shape[:-2])[-1]
+    found = torch.zeros(num_heads, query_len, dtype=torch.float64)
     step = max(1, BLOCK_ENTRIES // (num_heads * query_len))
     for start in range(0, query_len, step):
         stop = min(start + step, query_len)
-        if not bool(again[start:stop].any()):
+        if not bool(earlier[start:stop].any()):
             continue
         # The keys of interest lie at or before the query, so a block needs none past its last query.
         rows = one_sequence(weights[..., start:stop, :stop], 2, batch).float().cpu()  # (H, rows, stop)
         position = torch.arange(start, stop)[:, None]
         pattern = (ids[start:stop, None] == before[:stop]) & (torch.arange(stop) <= position)  # (rows, stop)
-        use = (again[start:stop] & awake[:, start:stop]).double()  # (H, rows)
-        on_pattern += ((rows * pattern).sum(-1) * use).sum(-1)
-        even += (pattern.sum(-1).double() / (position[:, 0] + 1) * use).sum(-1)
-        counted += use.sum(-1)
-    return (on_pattern / counted).tolist(), (even / counted).tolist()
+        found[:, start:stop] = (rows * pattern).sum(-1)
+    return found
 
 
-def _occurred_earlier(ids: Tensor) -> Tensor:
-    """Whether each token also stands somewhere before, (L,) booleans."""
-    _, which = torch.unique(ids, return_inverse=True)
-    position = torch.arange(len(ids))
-    first = torch.full_like(which, len(ids)).scatter_reduce_(0, which, position, "amin")
-    return position > first[which]
+def _one_by_one(
+    weights: AttentionWeights, ids: Tensor, earlier: Tensor, order: Tensor, begins: Tensor, batch: int
+) -> Tensor:
+    """The same from the single weights alone: of a long text they are few among all."""
+    query_len, num_heads = len(ids), (1, *weights.shape[:-2])[-1]
+    lead: tuple[Any, ...] = {4: (batch, slice(None)), 3: (slice(None),), 2: ()}[len(weights.shape)]
+    found = torch.zeros(num_heads, query_len, dtype=torch.float64)
+    ends = earlier.cumsum(0)  # (L,) where the pairs of each query end, in the list of all
+    most = max(1, SINGLE_ENTRIES // num_heads)
+    for start in range(0, int(ends[-1]), most):
+        pair = torch.arange(start, min(start + most, int(ends[-1])))  # (n,)
+        query = torch.searchsorted(ends, pair, right=True)  # (n,)
+        key = order[begins[query] + pair - (ends - earlier)[query]] + 1  # (n,) after an earlier occurrence
+        single = weights[(*lead, query.to(weights.device), key.to(weights.device))]  # (H, n) or (n,)
+        found.index_add_(1, query, single.reshape(num_heads, -1).double().cpu())
+    return found
 
 
-def _ids(token_ids: Tensor | Sequence[int] | None, tokens: Sequence[str] | None, key_len: int) -> Tensor | None:
+def _earlier(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How often each token stands somewhere before; all positions by token; and where each one's token begins there."""
+    _, which, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+    order = torch.argsort(which, stable=True)  # (L,)
+    begins = (counts.cumsum(0) - counts)[which]  # (L,)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(ids))
+    return rank - begins, order, begins
+
+
+def same_tokens(token_ids: Tensor | Sequence[int] | None, tokens: Sequence[str] | None, key_len: int) -> Tensor | None:
     """The tokens as integers, equal where the tokens are."""
-    for name, given in (("token_ids", token_ids), ("tokens", tokens)):
+    ids = None if token_ids is None else integers_of(token_ids, "token_ids")
+    if tokens is not None:
+        check_tokens("tokens", tokens)
+    for name, given in (("token_ids", ids), ("tokens", tokens)):
         if given is not None and len(given) != key_len:
             raise ValueError(f"{name} holds {len(given)} entries, but weights has {key_len} keys; expected one a key")
-    if token_ids is not None:
-        return torch.as_tensor(token_ids).cpu()
-    if tokens is None:
-        return None
+    if ids is not None or tokens is None:
+        return ids
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(token, len(numbers)) for token in tokens])
 

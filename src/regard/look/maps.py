@@ -8,17 +8,17 @@ keys receive together, averaged over the cell's queries: a row of cells sums to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from regard.masks import dense
+
 if TYPE_CHECKING:
     from regard import AttentionWeights
     from regard.masks import Mask
-
-#: Up to this many entries a mask is asked for as it is; above, a cell without any weight counts as forbidden.
-DENSE_MASK_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def pooled(weights: AttentionWeights | Tensor, size: int, *, batch: int = 0) -> 
         values = pool_dense(one_sequence(weights.detach(), 2, batch).float().cpu(), rows, cols)
     else:
         values = one_sequence(weights.pool(rows, cols).detach(), 2, batch).float().cpu()
-    return Maps(values, _allowed(weights, values, batch), query_len, key_len)
+    allowed = allowed_cells(weights, rows, cols, batch=batch).expand_as(values)
+    return Maps(values, allowed, query_len, key_len)
 
 
 def one_sequence(values: Tensor, trailing: int, batch: int = 0) -> Tensor:
@@ -115,10 +116,39 @@ def pool_dense(values: Tensor, rows: int, cols: int) -> Tensor:
     query_len, key_len = values.shape[-2:]
     if (rows, cols) == (query_len, key_len):
         return values
-    row_of, col_of = _cells(query_len, rows), _cells(key_len, cols)
+    row_of, col_of = _cells(query_len, rows).to(values.device), _cells(key_len, cols).to(values.device)
     by_row = values.new_zeros(*values.shape[:-2], rows, key_len).index_add_(-2, row_of, values)  # (..., R, S)
     summed = values.new_zeros(*values.shape[:-2], rows, cols).index_add_(-1, col_of, by_row)  # (..., R, C)
     return summed / torch.bincount(row_of, minlength=rows)[:, None]
+
+
+def max_dense(values: Tensor, rows: int, cols: int) -> Tensor:
+    """A dense (..., L, S) tensor as (..., R, C) cells: the largest value of each.
+
+    Example:
+        >>> import torch
+        >>> from regard.look.maps import max_dense
+        >>> max_dense(torch.arange(16).view(4, 4), 2, 2)
+        tensor([[ 5,  7],
+                [13, 15]])
+
+    Args:
+        values: (..., L, S).
+        rows: R, at most L.
+        cols: C, at most S.
+
+    Returns:
+        (..., R, C), of the same dtype.
+    """
+    query_len, key_len = values.shape[-2:]
+    if (rows, cols) == (query_len, key_len):
+        return values
+    lead = values.shape[:-2]
+    row_of, col_of = _cells(query_len, rows).to(values.device), _cells(key_len, cols).to(values.device)
+    by_col = values.new_zeros(*lead, query_len, cols)  # (..., L, C)
+    by_col.scatter_reduce_(-1, col_of.expand_as(values), values, "amax", include_self=False)
+    most = values.new_zeros(*lead, rows, cols)  # (..., R, C)
+    return most.scatter_reduce_(-2, row_of[:, None].expand_as(by_col), by_col, "amax", include_self=False)
 
 
 def mask_cells(mask: Mask | Tensor, query_len: int, key_len: int, size: int) -> Tensor:
@@ -136,13 +166,14 @@ def mask_cells(mask: Mask | Tensor, query_len: int, key_len: int, size: int) -> 
     Raises:
         ValueError: if the tensor's last dimensions are not (query_len, key_len).
     """
-    dense = mask if isinstance(mask, Tensor) else mask.to_dense(query_len, key_len)
-    if tuple(dense.shape[-2:]) != (query_len, key_len):
-        raise ValueError(f"mask has shape {tuple(dense.shape)}; expected (..., {query_len}, {key_len})")
-    while dense.ndim > 2:
-        dense = dense[0]
-    rows, cols = min(size, query_len), min(size, key_len)
-    return pool_dense(dense.cpu().float(), rows, cols) / torch.bincount(_cells(key_len, cols), minlength=cols)
+    if isinstance(mask, Tensor):
+        if tuple(mask.shape[-2:]) != (query_len, key_len):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}; expected (..., {query_len}, {key_len})")
+        while mask.ndim > 2:
+            mask = mask[0]
+        mask = dense(mask.cpu())
+    share = mask.pool(query_len, key_len, min(size, query_len), min(size, key_len))  # (R, C) or (B, H, R, C)
+    return share.reshape(-1, *share.shape[-2:])[0].float()
 
 
 def average(margin: Tensor, cells: int) -> Tensor:
@@ -159,22 +190,93 @@ def _cells(length: int, cells: int) -> Tensor:
     return ((torch.arange(length) + 1) * cells - 1) // length
 
 
-def _allowed(weights: AttentionWeights | Tensor, values: Tensor, batch: int) -> Tensor:
-    """Which cells hold a pair that the mask allows, (H, R, C)."""
+def allowed_cells(
+    weights: AttentionWeights | Tensor,
+    rows: int,
+    cols: int,
+    *,
+    batch: int = 0,
+    known: dict[Any, Tensor] | None = None,
+) -> Tensor:
+    """Which of rows x cols cells hold a pair that the mask allows, (H or 1, R, C) booleans on the CPU.
+
+    Args:
+        weights: (..., H, L, S); without a mask everything is allowed.
+        rows: R, at most L.
+        cols: C, at most S.
+        batch: which sequence of a batch.
+        known: what equal masks were found to allow; what is found is added to it.
+
+    Returns:
+        The booleans, with one head where all heads are alike.
+    """
     mask = None if isinstance(weights, Tensor) else weights.mask
-    query_len, key_len = weights.shape[-2:]
     if mask is None:
-        return torch.ones_like(values, dtype=torch.bool)
-    if query_len * key_len > DENSE_MASK_ENTRIES:
-        return values > 0
+        return torch.ones(1, rows, cols, dtype=torch.bool)
+    query_len, key_len = weights.shape[-2:]
     sequences, num_heads = (1, 1, *weights.shape[:-2])[-2:]
-    sizes = {"batch": sequences, "num_heads": num_heads}
-    dense = mask.to_dense(query_len, key_len, **sizes, device=weights.device).cpu()  # (L, S) or (B|1, H|1, L, S)
-    dense = one_sequence(dense, 2, min(batch, dense.shape[0] - 1) if dense.ndim == 4 else 0)  # (H|1, L, S)
-    return (pool_dense(dense.float(), *values.shape[-2:]) > 0).expand_as(values)
+    asked = (mask, query_len, key_len, rows, cols, sequences, num_heads)
+    known = {} if known is None else known
+    if asked not in known:
+        sizes = {"batch": sequences, "num_heads": num_heads}
+        share = mask.pool(query_len, key_len, rows, cols, **sizes, device=weights.device)
+        known[asked] = (share > 0).cpu()  # (R, C) or (B or 1, H or 1, R, C)
+    found = known[asked]
+    return one_sequence(found, 2, batch if found.ndim == 4 and len(found) > 1 else 0)
 
 
 def count(length: int, cells: int) -> str:
     """How many positions a cell covers, in words: "16", or "15–16" where they differ."""
     low, high = length // cells, -(-length // cells)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def coarser(values: Tensor, lengths: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """A pooled mean map (..., R, C) in fewer cells that hold whole ones of it: what `pool` gives for them.
+
+    Args:
+        values: the map, summed over keys and averaged over queries.
+        lengths: (L, S).
+        cells: its new (R, C), each a divisor of the old number where that is less than the length.
+
+    Returns:
+        The map in those cells.
+    """
+    rows, cols = values.shape[-2:]
+    if (rows, cols) == cells:
+        return values
+    row_of, col_of = _nested(lengths[0], rows, cells[0]), _nested(lengths[1], cols, cells[1])
+    queries = torch.bincount(_cells(lengths[0], rows), minlength=rows).to(values.dtype)  # (rows,)
+    weighted = values * queries[:, None]
+    by_row = values.new_zeros(*values.shape[:-2], cells[0], cols).index_add_(-2, row_of, weighted)
+    summed = values.new_zeros(*values.shape[:-2], *cells).index_add_(-1, col_of, by_row)  # (..., R, C)
+    return summed / torch.zeros(cells[0], dtype=values.dtype).index_add_(0, row_of, queries)[:, None]
+
+
+def largest(values: Tensor, lengths: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """The largest value of a map (..., R, C) in fewer cells, as `coarser` has them."""
+    rows, cols = values.shape[-2:]
+    if (rows, cols) == cells:
+        return values
+    row_of, col_of = _nested(lengths[0], rows, cells[0]), _nested(lengths[1], cols, cells[1])
+    starts = [
+        [*torch.searchsorted(of, torch.arange(n)).tolist(), len(of)]
+        for of, n in zip((row_of, col_of), cells, strict=True)
+    ]
+    by_row = torch.stack([values[..., a:b, :].amax(-2) for a, b in pairwise(starts[0])], -2)  # (..., R', C)
+    return torch.stack([by_row[..., a:b].amax(-1) for a, b in pairwise(starts[1])], -1)  # (..., R', C')
+
+
+def peaks(margin: Tensor, cells: int) -> Tensor:
+    """A margin (..., n) as the largest value of each of its cells, (..., cells)."""
+    length = margin.shape[-1]
+    if cells == length:
+        return margin
+    of = _cells(length, cells).expand_as(margin)
+    return margin.new_zeros(*margin.shape[:-1], cells).scatter_reduce_(-1, of, margin, "amax", include_self=False)
+
+
+def _nested(length: int, fine: int, coarse: int) -> Tensor:
+    """The coarse cell that each fine one lies in, (fine,)."""
+    starts = torch.arange(fine) * length // fine
+    return ((starts + 1) * coarse - 1) // length

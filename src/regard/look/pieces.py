@@ -50,7 +50,7 @@ def pieces(
         if number in literal:
             found.append(gap + literal[number])
         elif bytewise:
-            found.append(_from_bytes(symbol))
+            found.append(from_bytes(symbol))
         else:
             found.append(gap + _from_symbol(symbol, prefix, suffix))
     return found
@@ -68,7 +68,7 @@ def _from_symbol(symbol: str, prefix: str, suffix: str) -> str:
     return symbol.replace(METASPACE, " ")
 
 
-def _from_bytes(symbol: str) -> str:
+def from_bytes(symbol: str) -> str:
     """The text of a byte-level token, in which each byte is spelled as one visible character."""
     byte_of = _byte_of_character()
     if not all(character in byte_of for character in symbol):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from regard.look.canvas import SMALL, new_figure, own_or_given
+from regard.look.checks import whole
 from regard.look.colours import colour
+from regard.look.dense import wrapped
+from regard.look.figures_source import sequence
 from regard.look.maps import average, count, one_sequence
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from regard import AttentionWeights
+    from regard.masks import Mask
 
 # Keys that receive less are drawn at the lower edge: the logarithm of nothing has no place.
 _RECEIVED_FLOOR = 1e-3
@@ -24,17 +28,18 @@ _GUIDE = {"color": "#8a8d91", "linewidth": 0.9, "linestyle": (0, (4, 3))}
 
 
 def profiles(
-    weights: AttentionWeights,
+    weights: AttentionWeights | Tensor,
     *,
     ax: Sequence[Axes] | None = None,
     size: int = 64,
     batch: int = 0,
     title: str | None = None,
+    mask: Mask | Tensor | None = None,
 ) -> Figure:
     """Every head's entropy along the queries, and the weight it gives along the keys.
 
-    Dots mark the key that each head reads most. The dashed lines are a head that spreads evenly over the keys up to the
-    query (over all of them without a mask), and a key that receives as much weight as one query gives.
+    Dots mark the key that each head reads most. The dashed lines are a head that spreads evenly over the keys that its
+    queries may read, and a key that receives as much weight as one query gives.
 
     Args:
         weights: (..., H, L, S).
@@ -42,27 +47,35 @@ def profiles(
         size: the most points of a line; longer sequences show the means of stretches, as the labels then say.
         batch: the sequence, where weights holds several.
         title: a line above them.
+        mask: of dense weights, which pairs are allowed: a mask, or booleans that broadcast to them.
 
     Returns:
         The figure.
 
     Raises:
+        TypeError: if ax is no axes.
         ValueError: if ax is given and is not two axes.
     """
+    if ax is not None and not hasattr(ax, "__len__"):
+        raise TypeError(f"ax is {ax!r}; expected two axes, one for entropy and one for received weight")
     if ax is not None and len(ax) != 2:
         raise ValueError(f"ax holds {len(ax)} axes; expected two, one for entropy and one for received weight")
+    size, batch = whole("size", size, "the most points of a line, at least 1", least=1), sequence(batch)
     if ax is None:
         figure = new_figure(7.0, 4.6)
         top, bottom = figure.subplots(2)
     else:
         top, bottom = ax
         figure, _ = own_or_given(top, 0, 0)
-    entropy = one_sequence(weights.entropy(), 1, batch).detach().float().cpu()  # (H, L)
-    received = one_sequence(weights.received(), 1, batch).detach().float().cpu()  # (H, S)
-    query_len = weights.shape[-2]
+        own_or_given(bottom, 0, 0)
+    (asked,) = wrapped([weights], ["weights"], mask)
+    with torch.no_grad():
+        answers = asked.ask("entropy", "received")
+    entropy, received = (one_sequence(answer, 1, batch).float().cpu() for answer in answers)  # (H, L), (H, S)
+    query_len = asked.shape[-2]
     _lines(top, entropy, size)
     _lines(bottom, received.clamp(min=_RECEIVED_FLOOR), size)
-    even = average(_keys_in_reach(weights).log()[None], min(query_len, size))[0]
+    even = average(_keys_in_reach(asked, batch).log()[None], min(query_len, size))[0]
     top.plot(_middles(query_len, len(even)), even.numpy(), label="even", **_GUIDE)
     bottom.axhline(1.0, **_GUIDE)
     _mark_top_keys(bottom, received)
@@ -109,11 +122,17 @@ def _shade(number: int, num_heads: int) -> tuple[float, ...]:
     return tuple(channel / 255 for channel in colour(0.28 + 0.62 * number / max(1, num_heads - 1)))
 
 
-def _keys_in_reach(weights: AttentionWeights) -> Tensor:
+def _keys_in_reach(weights: Any, batch: int) -> Tensor:
+    """How many keys each query may read, (L,), at least 1; the mean of the heads where they differ."""
     query_len, key_len = weights.shape[-2:]
     if weights.mask is None:
         return torch.full((query_len,), float(key_len))
-    return (torch.arange(query_len) + key_len - query_len + 1.0).clamp(min=1.0)
+    sequences, num_heads = (1, 1, *weights.shape[:-2])[-2:]
+    sizes = {"batch": sequences, "num_heads": num_heads, "device": weights.device}
+    share: Tensor = weights.mask.pool(query_len, key_len, query_len, 1, **sizes)  # (L, 1) or (B or 1, H or 1, L, 1)
+    share = share.reshape(-1, *share.shape[-3:]) if share.ndim == 4 else share[None, None]
+    reached: Tensor = share[batch % len(share)].mean(0)[:, 0] * key_len  # (L,)
+    return reached.clamp(min=1.0).float().cpu()
 
 
 def _middles(length: int, cells: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a mask is, and how masks compose: ``&``, ``|`` and ``~``."""
+"""What a mask is, and what can be asked of one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from regard.masks.planning import MaskPlan
 
-__all__ = ["And", "Mask", "Not", "Or", "Sizes"]
+__all__ = ["Mask", "Sizes"]
 
 # Entries of a mask that are looked at together when its rule is not known.
 LOOKED_AT = 1 << 22
@@ -106,19 +106,25 @@ class Mask(ABC):
         return out.expand(out.shape[0], out.shape[1], len(q), len(kv))
 
     def __and__(self, other: Mask) -> Mask:
+        from regard.masks.composition import And
+
         return And(self, _operand(other, "&"))
 
     def __or__(self, other: Mask) -> Mask:
+        from regard.masks.composition import Or
+
         return Or(self, _operand(other, "|"))
 
     def __invert__(self) -> Mask:
+        from regard.masks.composition import Not
+
         return Not(self)
 
     def __rand__(self, other: object) -> Mask:
-        return And(_operand(other, "&"), self)
+        return _operand(other, "&") & self
 
     def __ror__(self, other: object) -> Mask:
-        return Or(_operand(other, "|"), self)
+        return _operand(other, "|") | self
 
     def __bool__(self) -> bool:
         # `a and b` would silently be b.
@@ -131,18 +137,79 @@ class Mask(ABC):
         *,
         batch: int | None = None,
         num_heads: int | None = None,
+        rows: slice | None = None,
+        keys: slice | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """The whole mask as a boolean tensor, (L, S), or (B or 1, H or 1, L, S) if it depends on the batch or the head.
+        """The mask as a boolean tensor, (L, S), or (B or 1, H or 1, L, S) if it depends on the batch or the head.
 
         >>> from regard import masks
         >>> masks.causal().to_dense(2, 3)
         tensor([[ True,  True, False],
                 [ True,  True,  True]])
+        >>> masks.causal().to_dense(100_000, rows=slice(2, 4), keys=slice(1, 4))
+        tensor([[ True,  True, False],
+                [ True,  True,  True]])
+
+        Args:
+            query_len: L.
+            key_len: S; L if None.
+            batch: B; that of the mask's tensors, or 1, if None.
+            num_heads: H, likewise.
+            rows: the queries of a part, a slice of step 1; all of them if None. Only this part is made.
+            keys: the keys of a part, likewise.
+            device: where to make it.
         """
         key_len = query_len if key_len is None else key_len
         sizes = self._sizes(query_len, key_len, batch, num_heads, device)
-        out = self.bind(sizes).block(slice(0, query_len), slice(0, key_len), sizes).contiguous()
+        part = validation.check_part(rows, query_len, "rows"), validation.check_part(keys, key_len, "keys")
+        out = self.bind(sizes).block(*part, sizes).contiguous()
+        return out[0, 0] if out.shape[:2] == (1, 1) else out
+
+    def pool(
+        self,
+        query_len: int,
+        key_len: int,
+        rows: int,
+        cols: int,
+        *,
+        batch: int | None = None,
+        num_heads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """The share of allowed pairs in each of rows x cols cells, (R, C), or (B or 1, H or 1, R, C) as to_dense.
+
+        Cell r holds the queries ``r * L // rows`` up to ``(r + 1) * L // rows``, a cell's keys likewise, as
+        :meth:`regard.AttentionWeights.pool` has them. It takes O(L) memory: counted from intervals where the mask is a
+        few intervals of keys a row, and else by blocks of rows. 0 and 1 are exact: none, and all.
+
+        >>> from regard import masks
+        >>> masks.causal().pool(100_000, 100_000, 2, 2)
+        tensor([[0.5000, 0.0000],
+                [1.0000, 0.5000]], dtype=torch.float64)
+
+        Args:
+            query_len: L.
+            key_len: S.
+            rows: R, 1 to L.
+            cols: C, 1 to S.
+            batch: B; that of the mask's tensors, or 1, if None.
+            num_heads: H, likewise.
+            device: where to count.
+
+        Returns:
+            float64.
+
+        Raises:
+            TypeError: rows or cols that are no integers.
+            ValueError: more cells than queries or keys, or tensors of the mask that do not fit the sizes.
+        """
+        from regard.masks.pooling import pool
+
+        for name, n, axis, most in (("rows", rows, "L", query_len), ("cols", cols, "S", key_len)):
+            validation.check_cells(n, f"mask.pool({name})", axis, most)
+        sizes = self._sizes(query_len, key_len, batch, num_heads, device)
+        out = pool(self.bind(sizes), sizes, rows, cols)
         return out[0, 0] if out.shape[:2] == (1, 1) else out
 
     def to_block_mask(
@@ -187,21 +254,12 @@ class Mask(ABC):
         both.
         """
         validation.check_count(width, "picture(width)", 1, "the number of characters")
-        full = self.to_dense(
-            validation.check_count(query_len, "picture(query_len)", 1, "the number of queries"), key_len
-        )
-        while full.dim() > 2:
-            full = full[0]
-        rows, cols = min(full.shape[0], max(1, width // 2)), min(full.shape[1], width)
-        if full.shape[1] <= width:
-            rows = full.shape[0] if full.shape[0] <= width else rows
-        edges = [[i * n // m for i in range(m + 1)] for n, m in ((full.shape[0], rows), (full.shape[1], cols))]
-        lines = []
-        for r in range(rows):
-            band_ = full[edges[0][r] : edges[0][r + 1]].double().mean(0)  # (S,)
-            cells = [float(band_[edges[1][c] : edges[1][c + 1]].mean()) for c in range(cols)]
-            lines.append("".join("■" if x == 1 else "·" if x == 0 else "▒" for x in cells))
-        return "\n".join(lines)
+        from regard.masks.pooling import picture
+
+        query_len = validation.check_count(query_len, "picture(query_len)", 1, "the number of queries")
+        key_len = query_len if key_len is None else key_len
+        validation.check_lengths(query_len, key_len)
+        return picture(self, query_len, key_len, width)
 
     def plot(self, query_len: int, key_len: int | None = None, *, ax: Axes | None = None) -> Figure:
         """The mask drawn as a matplotlib figure, on ``ax`` if one is given."""
@@ -241,100 +299,6 @@ class Mask(ABC):
     def _heads(self, default: int) -> int:
         """The number of heads this mask was made for, or ``default``."""
         return default
-
-
-@dataclass(frozen=True)
-class _Pair(Mask):
-    left: Mask
-    right: Mask
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.left.tensors(), *self.right.tensors())
-
-    def bind(self, sizes: Sizes) -> Mask:
-        return type(self)(self.left.bind(sizes), self.right.bind(sizes))
-
-    def _ranges(self, start: int, stop: int, sizes: Sizes) -> tuple[tuple[int, int], tuple[int, int]]:
-        return self.left.key_range(start, stop, sizes), self.right.key_range(start, stop, sizes)
-
-    def _batch(self, default: int) -> int:
-        return max(self.left._batch(default), self.right._batch(default))
-
-    def _heads(self, default: int) -> int:
-        return max(self.left._heads(default), self.right._heads(default))
-
-
-@dataclass(frozen=True)
-class And(_Pair):
-    def intervals(self, sizes: Sizes) -> Intervals | None:
-        left, right = self.left.intervals(sizes), self.right.intervals(sizes)
-        return None if left is None else left & right
-
-    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
-        return self.left.allowed(b, h, q, kv, sizes) & self.right.allowed(b, h, q, kv, sizes)
-
-    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
-        return self.left.block(rows, keys, sizes) & self.right.block(rows, keys, sizes)
-
-    def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
-        (a, b), (c, d) = self._ranges(start, stop, sizes)
-        low = max(a, c)
-        return low, max(low, min(b, d))
-
-    def __repr__(self) -> str:
-        return " & ".join(f"({m!r})" if isinstance(m, Or) else repr(m) for m in (self.left, self.right))
-
-
-@dataclass(frozen=True)
-class Or(_Pair):
-    def intervals(self, sizes: Sizes) -> Intervals | None:
-        left, right = self.left.intervals(sizes), self.right.intervals(sizes)
-        return None if left is None else left | right
-
-    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
-        return self.left.allowed(b, h, q, kv, sizes) | self.right.allowed(b, h, q, kv, sizes)
-
-    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
-        return self.left.block(rows, keys, sizes) | self.right.block(rows, keys, sizes)
-
-    def key_range(self, start: int, stop: int, sizes: Sizes) -> tuple[int, int]:
-        (a, b), (c, d) = self._ranges(start, stop, sizes)
-        if a >= b or c >= d:  # an empty side adds nothing
-            return (c, d) if a >= b else (a, b)
-        return min(a, c), max(b, d)
-
-    def __repr__(self) -> str:
-        return f"{self.left!r} | {self.right!r}"
-
-
-@dataclass(frozen=True)
-class Not(Mask):
-    inner: Mask
-
-    def allowed(self, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, sizes: Sizes) -> Tensor:
-        return ~self.inner.allowed(b, h, q, kv, sizes)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.inner.tensors()
-
-    def bind(self, sizes: Sizes) -> Mask:
-        return Not(self.inner.bind(sizes))
-
-    def intervals(self, sizes: Sizes) -> Intervals | None:
-        inner = self.inner.intervals(sizes)
-        return None if inner is None else (~inner).trimmed()
-
-    def block(self, rows: slice, keys: slice, sizes: Sizes) -> Tensor:
-        return ~self.inner.block(rows, keys, sizes)
-
-    def __repr__(self) -> str:
-        return f"~({self.inner!r})" if isinstance(self.inner, And | Or) else f"~{self.inner!r}"
-
-    def _batch(self, default: int) -> int:
-        return self.inner._batch(default)
-
-    def _heads(self, default: int) -> int:
-        return self.inner._heads(default)
 
 
 def _operand(other: object, operator: str) -> Mask:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from regard import validation
-from regard.masks.algebra import And, Mask, Not, Or, Sizes
+from regard.masks.algebra import Mask, Sizes
+from regard.masks.composition import And, Not, Or
 from regard.masks.rules import Band, Causal, Dense, Documents, Padding, Prefix
 
 __all__ = ["Code", "decode", "encode"]

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.masks.algebra import And, Mask, Not, Or, Sizes
+from regard.masks.algebra import Mask, Sizes
+from regard.masks.composition import And, Not, Or
 from regard.masks.intervals import Intervals
 from regard.masks.rules import Band, Causal, Padding, Prefix
 

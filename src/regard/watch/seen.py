@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -127,11 +127,27 @@ class Seen:
 
         return join(name, self.calls(name))
 
-    def page(self, path: str | os.PathLike[str], tokens: Sequence[str] | None = None, **options: Any) -> Path:
-        """Write a page that shows all heads of all records, as :func:`regard.look.page` does; they share L and S."""
+    def page(self, path: str | os.PathLike[str], tokens: Any = None, **options: Any) -> Path:
+        """Write a page that shows all heads of all records, each layer by the name of its module.
+
+        Encoder, decoder and cross attention have tabs of their own, as have layers of other lengths. The steps of a
+        generation are joined; where the model ran over several texts, each forward has a tab.
+
+        Args:
+            path: where to write, whole or not at all.
+            tokens: S texts, or a mapping of tabs to those: ``{"encoder": [...], "decoder": [...]}``.
+            **options: what else :func:`regard.look` takes: ``query_tokens``, ``title``, ``notes``, ``max_bytes``, ...
+
+        Returns:
+            The path written.
+
+        Raises:
+            ValueError: path cannot be written, or what :func:`regard.look` refuses.
+            RuntimeError: the weights of no record can be had; the message says why.
+        """
         from regard.look import page
 
-        return page(self.weights, tokens, path, **options)
+        return page(self, tokens, path, **options)
 
     @overload
     def __getitem__(self, index: int | str) -> Record: ...

@@ -1,46 +1,49 @@
-// Weights to colours. A code is 0 where the mask forbids, 1 at the floor or below, 255 for a weight of 1.
+// Weights to colours: one ramp from the paper to ink, one signed scale around the paper, and hatching for what is not allowed.
 
-const FORBIDDEN = 0;
+import { bytesOf, page } from "./decode.js";
 
-function weightOf(code, floor) {
-  return code <= 1 ? 0 : Math.pow(floor, 1 - (code - 1) / 254);
+const ramp = bytesOf(page.ramp);
+const signed = [page.signed, page.signed_dark].map((table) => bytesOf(table || page.ramp));
+const root = document.documentElement;
+
+export const isDark = () => root.dataset.theme === "dark";
+
+export const cssColour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+// Where a weight lies on the scale, 0 to 1. range: {logFloor, highest}
+export function shareOf(weight, scale, { logFloor, highest }) {
+  if (scale === "log") return weight > logFloor ? Math.min(1, 1 - Math.log(weight) / Math.log(logFloor)) : 0;
+  return highest > 0 ? Math.min(1, Math.max(0, weight / highest)) : 0;
 }
 
-// Where a weight lies on the scale, 0 to 1.
-function shareOf(weight, scale, range) {
-  if (scale === "log") {
-    if (weight <= range.logFloor) return 0;
-    return Math.min(1, 1 - Math.log(weight) / Math.log(range.logFloor));
-  }
-  return range.highest > 0 ? Math.min(1, weight / range.highest) : 0;
-}
+// Where a difference lies, -1 to 1; on the log scale its size is, with its sign kept.
+export const signedShare = (difference, scale, range) =>
+  Math.sign(difference) * shareOf(Math.abs(difference), scale, range);
 
-// The ramp starts at the paper, whichever colour that has.
-function rampColour(ramp, share, dark) {
-  const at = 3 * Math.round(255 * (dark ? 1 - share : share));
-  return [ramp[at], ramp[at + 1], ramp[at + 2]];
-}
+const colourIn = (table, at) => Array.from(table.subarray(3 * at, 3 * at + 3));
 
-// The colour of every code as packed RGBA, forbidden ones transparent so that the hatching shows.
-function colourTable(ramp, scale, range, dark) {
-  const table = new Uint8ClampedArray(256 * 4);
-  for (let code = 1; code < 256; code++) {
-    const colour = rampColour(ramp, shareOf(weightOf(code, range.floor), scale, range), dark);
-    table.set([colour[0], colour[1], colour[2], 255], 4 * code);
-  }
-  return new Uint32Array(table.buffer);
-}
+// [red, green, blue] of a share of the ramp. It starts at the paper, whichever colour that has.
+export const rampColour = (share, dark = isDark()) => colourIn(ramp, Math.round(255 * (dark ? 1 - share : share)));
 
-function isDark() {
-  return document.documentElement.dataset.theme === "dark";
-}
+// [red, green, blue] of -1 .. 1 on the signed scale.
+export const signedColour = (share, dark = isDark()) =>
+  colourIn(signed[Number(dark)], Math.round(127.5 + 127.5 * Math.max(-1, Math.min(1, share))));
 
-function cssColour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-}
+export const cssOf = (colour) => "rgb(" + colour.join(",") + ")";
 
-// Grey with slanted lines, for what the mask forbids.
-function hatching(context, unit) {
+export const packedColour = (colour) => new Uint32Array(new Uint8Array([...colour, 255]).buffer)[0];
+
+const scaleOf = (colourOf) => Uint32Array.from({ length: 256 }, (_, at) => packedColour(colourOf(at / 255)));
+
+export const rampScale = (dark) => scaleOf((share) => rampColour(share, dark));
+
+export const signedScale = (dark) => scaleOf((share) => signedColour(2 * share - 1, dark));
+
+// What is left out on demand: a flat grey that neither scale holds.
+export const leftColour = (dark) => (dark ? [62, 57, 50] : [214, 207, 196]);
+
+// Grey with slanted lines, for what the mask forbids; unit: device pixels a CSS pixel.
+export function hatching(context, unit) {
   const tile = document.createElement("canvas");
   const side = Math.max(4, Math.round(7 * unit));
   tile.width = tile.height = side;
@@ -49,7 +52,6 @@ function hatching(context, unit) {
   pen.fillRect(0, 0, side, side);
   pen.strokeStyle = cssColour("--forbidden-line");
   pen.lineWidth = 1.2 * unit;
-  pen.beginPath();
   for (const shift of [-side, 0, side]) {
     pen.moveTo(shift - 1, side + 1);
     pen.lineTo(shift + side + 1, -1);

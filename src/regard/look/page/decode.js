@@ -1,78 +1,125 @@
-// The data of the page; look/data.py says what they are.
+// The data of the page as typed arrays; look/data.py says what they are.
 
-const page = JSON.parse(document.getElementById("data").textContent);
-const ramp = bytesOf(page.ramp);
-const unpacked = new Map();
+import { byId } from "./dom.js";
 
-function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+export const page = JSON.parse(byId("data").textContent);
+
+const KEPT = 48; // heads kept unpacked: some 0.8 MB each at most
+const heads = new Map();
+const texts = [];
+
+export function bytesOf(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
+  return bytes;
 }
 
-async function inflate(base64) {
+export async function inflate(base64) {
   const stream = new Blob([bytesOf(base64)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
 }
 
-// One head: its map, margins and strongest keys, unpacked when first asked for.
-async function headData(index) {
-  if (unpacked.has(index)) return unpacked.get(index);
-  const head = page.heads[index];
-  const buffer = await inflate(head.data);
-  const { rows, cols, top } = page;
+export const groupOf = (state) => page.groups[state.group];
+
+// The tokens of one list; null asks for none.
+export function tokensOf(index) {
+  const packed = page.texts[index];
+  if (packed && !texts[index]) {
+    texts[index] = inflate(packed).then((buffer) => JSON.parse(new TextDecoder().decode(buffer)));
+  }
+  return texts[index] || null;
+}
+
+export const isPooled = (group) => group.rows !== group.query_len || group.cols !== group.key_len;
+
+// One head, unpacked when first asked for; asked for twice at once it is unpacked once.
+export function loadHead(group, head) {
+  const name = group + "." + head;
+  const loading = heads.get(name) || unpackHead(page.groups[group], head);
+  heads.delete(name); // it goes to the end of those kept
+  heads.set(name, loading);
+  if (heads.size > KEPT) heads.delete(heads.keys().next().value);
+  return loading;
+}
+
+async function unpackHead(group, head) {
+  const meta = group.heads[head];
+  group.unpacked ||= inflate(group.queries).then((buffer) => new Uint32Array(buffer));
+  const [buffer, queries] = await Promise.all([inflate(meta.data), group.unpacked]);
+  const { query_len, key_len, rows, cols, top, depth } = group;
+  const count = queries.length;
   let at = 0;
-  const wordsOf = (count) => {
-    const part = new Uint16Array(buffer, at, count);
-    at += 2 * count;
+  const take = (Kind, size) => {
+    const part = new Kind(buffer, at, size);
+    at += part.byteLength;
     return part;
   };
-  const data = {
-    head,
-    topColumns: wordsOf(rows * top),
-    topShares: wordsOf(rows * top),
-    entropy: Float64Array.from(wordsOf(rows), (code) => (code / 65535) * head.entropy_max),
-    received: Float64Array.from(wordsOf(cols), (code) => (code / 65535) * head.received_max),
-    codes: new Uint8Array(buffer, at, rows * cols),
+  const words = (size) => take(Uint16Array, size);
+  const linear = (size, most) => Float64Array.from(words(size), (code) => (code / 65535) * most);
+  const weights = (size) => Float64Array.from(words(size), weightOf16);
+  // The order is the document's: 4-byte parts, 2-byte parts, 1-byte parts.
+  const topKeys = take(Uint32Array, count * top);
+  const mostRead = { keys: take(Uint32Array, group.most_read), weights: take(Float32Array, group.most_read) };
+  const [entropyAt, totalAt, firstAt] = [0, 1, 2].map(() => take(Float32Array, count));
+  const topWeights = weights(count * top);
+  const first = weights(rows);
+  const entropy = linear(group.margins[0], meta.entropy_max);
+  const received = linear(group.margins[1], meta.received_max);
+  const peak = linear(group.margins[1], meta.peak_max);
+  const windows = meta.windows.map((box) =>
+    patch(box.query, box.key, box.rows, box.cols, { name: box.name, codes: words(box.rows * box.cols) }),
+  );
+  const codes = take(depth === 16 ? Uint16Array : Uint8Array, rows * cols);
+  const mean = patch(0, 0, query_len, key_len, { rows, cols, depth, codes, first });
+  const [maxRows, maxCols] = group.max;
+  const max =
+    maxRows > 0
+      ? patch(0, 0, query_len, key_len, {
+          rows: maxRows,
+          cols: maxCols,
+          depth: 8,
+          codes: take(Uint8Array, maxRows * maxCols),
+        })
+      : null;
+  if (at !== buffer.byteLength) throw new Error("a head holds " + buffer.byteLength + " bytes; expected " + at);
+  return {
+    ...{ meta, group, mean, max, windows, queries, topKeys, topWeights, entropyAt, totalAt, firstAt, mostRead },
+    ...{ entropy, received, peak, slotOf: (query) => slotOf(queries, query_len, query) },
+    tiles: [], // live tiles, the newest last: patches
+    rows: new Map(), // live rows: query -> {entropy, total, first, keys, weights, codes (key_len of them, code16)}
   };
-  data.highest = data.codes.reduce((most, code) => Math.max(most, code), 0);
-  if (unpacked.size > 48) unpacked.delete(unpacked.keys().next().value);
-  unpacked.set(index, data);
-  return data;
 }
 
-// The weight of a cell: exact to 1e-5 if it is one of the row's strongest, to 2.3 % otherwise.
-function cellWeight(data, row, col) {
-  const code = data.codes[row * page.cols + col];
-  if (code === FORBIDDEN) return { forbidden: true, weight: 0, exact: true };
-  for (let k = 0; k < page.top; k++) {
-    if (data.topColumns[row * page.top + k] === col) {
-      return { forbidden: false, weight: data.topShares[row * page.top + k] / 65535, exact: true };
-    }
+// A grid of cells over a rectangle of pairs. One cell is one pair where rows === queries and cols === keys.
+// codes of the mean map, max: those of the max map or null, first: weight on key 0, a row each, or null.
+export function patch(query, key, queries, keys, more) {
+  return { name: "", query, key, queries, keys, rows: queries, cols: keys, depth: 16, max: null, first: null, ...more };
+}
+
+// The place of a query among those kept exactly, or -1.
+function slotOf(queries, length, query) {
+  if (queries.length === length) return query;
+  let [low, high] = [0, queries.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (queries[middle] < query) low = middle + 1;
+    else high = middle;
   }
-  return { forbidden: false, weight: weightOf(code, page.floor), exact: false };
+  return queries[low] === query ? low : -1;
 }
 
-// The tokens that a cell covers, as [first, past the last].
-function span(cell, cells, length) {
-  return [Math.floor((cell * length) / cells), Math.floor(((cell + 1) * length) / cells)];
+// Codes to weights: 0 is forbidden and reads NaN, 1 is the floor or less and reads 0.
+function tableOf(codes, floor) {
+  return Float64Array.from({ length: codes }, (_, code) =>
+    code > 1 ? Math.pow(floor, 1 - (code - 1) / (codes - 2)) : code ? 0 : NaN,
+  );
 }
 
-function isPooled() {
-  return page.rows !== page.query_len || page.cols !== page.key_len;
+const tables = {};
+
+export function weightTable(depth) {
+  return (tables[depth] ||= depth === 8 ? tableOf(256, page.floor) : tableOf(65536, page.fine_floor));
 }
 
-function cellName() {
-  const side = (length, cells) => {
-    const low = Math.floor(length / cells);
-    const high = Math.ceil(length / cells);
-    return low === high ? low.toLocaleString("en") : low.toLocaleString("en") + "\u2013" + high.toLocaleString("en");
-  };
-  return "1 cell = " + side(page.query_len, page.rows) + " \u00d7 " + side(page.key_len, page.cols) + " tokens";
-}
-
-function weightText(found) {
-  if (found.forbidden) return "may not attend";
-  const { weight, exact } = found;
-  if (weight <= page.floor) return "\u2264 " + page.floor.toFixed(5);
-  const digits = weight >= 0.1 ? 3 : weight >= 0.01 ? 4 : 5;
-  return exact ? weight.toFixed(digits) : "\u2248 " + weight.toFixed(digits - 1 + (weight < 0.01 ? 1 : 0));
-}
+const weightOf16 = (code) => weightTable(16)[code] || 0;

@@ -1,0 +1,97 @@
+// Builds the page's sources, the files beside this one, into built/: `npm run build`, or `make page`.
+// The same sources give the same bytes, and each built file starts with their hash, by which a test sees stale ones.
+// With --check nothing is written: it fails when what stands in built/ is not what these sources give.
+
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as esbuild from "esbuild";
+
+const folder = dirname(fileURLToPath(import.meta.url));
+const read = (name) => readFileSync(join(folder, name), "utf8");
+const named = (...kinds) =>
+  readdirSync(folder)
+    .filter((name) => kinds.some((kind) => name.endsWith(kind)))
+    .sort();
+
+// What the oldest browsers can read that inflate data by themselves (DecompressionStream).
+const target = ["es2022", "chrome103", "firefox113", "safari16.4"];
+const shared = { bundle: true, write: false, minify: true, charset: "ascii", legalComments: "none", target };
+
+// What is built: the page of weights, and the one of encodings and masks. Both use page.html.
+const PLAIN_ONLY = ["plain.css"];
+const BASE = "base.css";
+const styles = named(".css").filter((name) => name !== BASE);
+const entries = [
+  ["page", "main.js", styles.filter((name) => !PLAIN_ONLY.includes(name))],
+  ["plain", "plain-main.js", [...PLAIN_ONLY, "tables.css"]],
+];
+
+// Long names of properties that are the page's own, which the built page spells short: none of the document's data, of the
+// browser's or of a string (checked below), or half of what means one thing would keep its name.
+const OWN = `colName colourOf compareWith entropyAt firstAt fullHeight fullWidth geometry goToPart gutter holder isMax
+  isSorted keyTokens listStatistics listWhenIdle logFloor mapPicture mostRead neighbours onArrow pairAt perKey perQuery
+  queryTokens redraw restExact rowName slotOf topKeys topWeights totalAt unpacked widest`.split(/\s+/);
+
+function checkOwnNames() {
+  const quoted = new RegExp(`(["'\`])(${OWN.join("|")})\\1`);
+  for (const name of named(".js")) {
+    const found = quoted.exec(read(name));
+    if (found) throw new Error(`${name} names ${found[2]} in a string: take it out of OWN in build.mjs`);
+  }
+}
+
+function sourceHash() {
+  const hash = createHash("sha256");
+  for (const name of named(".js", ".css", ".html", ".mjs")) hash.update(`${name}\0${read(name)}\0`);
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function script(entry) {
+  const options = { ...shared, entryPoints: [join(folder, entry)], format: "iife", drop: ["console", "debugger"] };
+  options.mangleProps = new RegExp(`^(${OWN.join("|")})$`);
+  return (await esbuild.build(options)).outputFiles[0].text;
+}
+
+// The base comes first, so that the others may refine it; they do not depend on one another.
+async function style(names) {
+  const contents = [BASE, ...names].map((name) => `@import "./${name}";`).join("\n");
+  const options = { ...shared, stdin: { contents, resolveDir: folder, loader: "css" } };
+  return ascii((await esbuild.build(options)).outputFiles[0].text);
+}
+
+// esbuild writes the characters of `content: "\2026"` as they are.
+function ascii(css) {
+  return css.replace(/[^\0-\x7f]/gu, (character) => `\\${character.codePointAt(0).toString(16)} `);
+}
+
+// White space between elements keeps words apart, however long it is.
+function html() {
+  return read("page.html")
+    .replace(/<!--.*?-->/gs, "")
+    .replace(/\s+/g, " ")
+    .replace(/ (?=<(?:\/?(?:html|head|body|main|section|header|footer|div|p|ul|ol|dl|table|h[1-6]|meta|title)\b))/g, "")
+    .trim();
+}
+
+checkOwnNames();
+const hash = sourceHash();
+const built = { "page.html": html().replace(/^<!doctype html>/i, (doctype) => `${doctype}<!-- ${hash} -->`) + "\n" };
+const sizes = [];
+for (const [name, entry, names] of entries) {
+  built[`${name}.js`] = `/* ${hash} */${await script(entry)}`;
+  built[`${name}.css`] = `/* ${hash} */${await style(names)}`;
+  const parts = [built[`${name}.js`], built[`${name}.css`], built["page.html"]].map((text) => text.length);
+  sizes.push(`${name} ${parts.join(" + ")} = ${parts.reduce((sum, size) => sum + size)}`);
+}
+const check = process.argv.includes("--check");
+for (const [name, text] of Object.entries(built)) {
+  if (!/^[\0-\x7f]*$/.test(text)) throw new Error(`${name} holds characters beyond ASCII: write them as escapes`);
+  if (check && read(`built/${name}`) !== text) throw new Error(`built/${name} is stale: run make page`);
+}
+if (!check) {
+  mkdirSync(join(folder, "built"), { recursive: true });
+  for (const [name, text] of Object.entries(built)) writeFileSync(join(folder, "built", name), text);
+}
+process.stdout.write(`${check ? "checked" : "built"} js + css + html, in bytes: ${sizes.join("; ")}\n`);

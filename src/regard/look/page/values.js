@@ -1,0 +1,261 @@
+// Every number of the page: what it is, of which pairs, and how exact.
+//
+// found = {weight, forbidden, left, exact, how, queries: [q0, q1], keys: [k0, k1]}
+//   left   "" | "key" (the first key, left out) | "query" (gives all its weight to the first key: nothing is left)
+
+import { weightTable } from "./decode.js";
+import { cellOf, cellSpan, clamp } from "./viewport.js";
+
+export * from "./naming.js";
+
+const NOTHING = 1e-6; // a query that keeps less than this beside the first key has nothing to renormalise
+const DETAIL = 768; // a finer part is drawn where the view holds at most so many of its cells on a side
+const RENORMALISED = ", renormalised";
+
+export const isOne = ([from, to]) => to - from === 1;
+const ofPairs = (grid) => grid.rows === grid.queries && grid.cols === grid.keys;
+
+// What is kept exactly of a query, from the document or from the live server, or null.
+function keptRow(data, query) {
+  const slot = data.slotOf(query);
+  const { top } = data.group;
+  const some = (values) => values.subarray(slot * top, (slot + 1) * top);
+  return (
+    data.rows.get(query) ||
+    (slot < 0
+      ? null
+      : {
+          ...{ keys: some(data.topKeys), weights: some(data.topWeights), total: data.totalAt[slot] },
+          ...{ entropy: data.entropyAt[slot], first: data.firstAt[slot], codes: null },
+        })
+  );
+}
+
+// The weight on the first key, of one query where it is kept exactly, else the mean over its cell.
+function firstWeight(data, query) {
+  const row = keptRow(data, query);
+  const { mean } = data;
+  return row
+    ? { weight: row.first, exact: true }
+    : { weight: mean.first[cellOf(query, mean.rows, mean.queries)], exact: mean.rows === mean.queries };
+}
+
+// The weights on the first key of a grid's rows.
+export function firstOfRow(data, grid, row) {
+  const [query, next] = cellSpan(row, grid.rows, grid.queries);
+  return grid.first && next - query > 1 ? grid.first[row] : firstWeight(data, grid.query + query).weight;
+}
+
+// (w - share) / (1 - first); share is the part of the weight that the first key holds in it. NaN: nothing is left.
+export function renormalise(weight, first, share = 0) {
+  return 1 - first < NOTHING ? NaN : Math.max(0, weight - share) / (1 - first);
+}
+
+function foundOf(weight, how, queries, keys) {
+  return { weight: weight || 0, forbidden: Number.isNaN(weight), left: "", exact: how === "exact", how, queries, keys };
+}
+
+const holds = (grid, query, key) =>
+  query >= grid.query && query < grid.query + grid.queries && key >= grid.key && key < grid.key + grid.keys;
+
+const codeAt = (grid, query, key) => grid.codes[(query - grid.query) * grid.cols + key - grid.key];
+
+// One pair out of what is kept exactly, or null.
+function exactPair(data, query, key) {
+  const row = keptRow(data, query);
+  const place = row ? row.keys.indexOf(key) : -1;
+  const table = weightTable(16);
+  const found = (weight) => foundOf(weight, "exact", [query, query + 1], [key, key + 1]);
+  if (place >= 0) return found(row.weights[place]);
+  if (row && row.codes) return found(table[row.codes[key]]);
+  const grid = [data.mean, ...data.windows, ...data.tiles].find(
+    (one) => one.depth === 16 && ofPairs(one) && holds(one, query, key),
+  );
+  return grid ? found(table[codeAt(grid, query, key)]) : null;
+}
+
+// The same part of another head: only what both have can be compared.
+export function twinOf(part, other) {
+  const names = ["query", "key", "queries", "keys", "rows", "cols"];
+  return [other.mean, ...other.tiles, ...other.windows].find((one) => names.every((name) => one[name] === part[name]));
+}
+
+// The finer parts that the map draws at a view, the finest last.
+export function partsInView(state, data) {
+  const { q0, q1, k0, k1 } = state.view;
+  const { mean } = data;
+  if (mean.depth === 16 && ofPairs(mean)) return [];
+  const fineness = (part) => part.queries / part.rows + part.keys / part.cols;
+  const against = state.otherData && (data === state.otherData ? state.data : state.otherData);
+  return [...data.tiles, ...data.windows]
+    .filter(
+      (part) =>
+        (!against || twinOf(part, against)) &&
+        part.query < q1 &&
+        part.query + part.queries > q0 &&
+        part.key < k1 &&
+        part.key + part.keys > k0 &&
+        (fineness(part) < fineness(mean) || ofPairs(mean)) &&
+        ((q1 - q0) * part.rows) / part.queries <= DETAIL &&
+        ((k1 - k0) * part.cols) / part.keys <= DETAIL,
+    )
+    .sort((a, b) => fineness(b) - fineness(a));
+}
+
+function cellIn(grid, query, key) {
+  const row = cellOf(query - grid.query, grid.rows, grid.queries);
+  const col = cellOf(key - grid.key, grid.cols, grid.keys);
+  return {
+    ...{ grid, row, col },
+    queries: cellSpan(row, grid.rows, grid.queries).map((at) => at + grid.query),
+    keys: cellSpan(col, grid.cols, grid.keys).map((at) => at + grid.key),
+  };
+}
+
+// The cell that the map draws at a pair: of the finest part there, or of the whole map.
+export function drawnCell(state, data, query, key) {
+  const part = partsInView(state, data).findLast((one) => holds(one, query, key));
+  return cellIn(gridOf(state, data, part), query, key);
+}
+
+// Which of the two maps is shown. Of the largest weights it is not known what is left without the first key.
+export function reduceOf(state, data) {
+  const both = data && data.max && (!state.otherData || (state.otherData.max && state.data.max));
+  return state.reduce === "max" && !state.hideFirst && both ? "max" : "mean";
+}
+
+// The grid that is drawn: of the whole map, or of a part.
+export function gridOf(state, data, part = null) {
+  const isMax = reduceOf(state, data) === "max";
+  if (!part) return isMax ? data.max : data.mean;
+  return isMax && part.max ? { ...part, codes: part.max } : part;
+}
+
+// What the map draws at a pair.
+export function drawn(state, data, query, key) {
+  const { grid, row, col, queries, keys } = drawnCell(state, data, query, key);
+  const single = isOne(queries) && isOne(keys);
+  const exact = single && grid.depth === 8 && exactPair(data, query, key);
+  const how = !single ? "pooled " + reduceOf(state, data) : grid.depth === 16 ? "exact" : "within 2.3 %";
+  const found = exact || foundOf(weightTable(grid.depth)[grid.codes[row * grid.cols + col]], how, queries, keys);
+  const ofRow = { weight: firstOfRow(data, grid, row), exact: false };
+  return withoutFirst(state, found, single ? firstWeight(data, query) : ofRow);
+}
+
+// The best that is known of a pair: itself if it is kept exactly, else the cell that the map draws there.
+export function entry(state, data, query, key) {
+  const exact = exactPair(data, query, key);
+  return exact ? withoutFirst(state, exact, firstWeight(data, query)) : drawn(state, data, query, key);
+}
+
+function withoutFirst(state, found, first) {
+  if (!state.hideFirst || found.forbidden) return found;
+  const exact = found.exact && first.exact;
+  const how = found.how + (found.exact && !exact ? ", over a pooled first key" : "") + RENORMALISED;
+  const isFirst = found.keys[0] === 0;
+  const weight = renormalise(found.weight, first.weight, isFirst ? first.weight : 0);
+  const left = isFirst && isOne(found.keys) ? "key" : Number.isNaN(weight) ? "query" : "";
+  return { ...found, weight: left ? 0 : weight, left, how, exact };
+}
+
+// What a query gives most to, and what is left over for all other keys.
+export function strongest(state, data, query, count) {
+  const { mean } = data;
+  const row = keptRow(data, query);
+  const cell = cellIn(mean, query, 0);
+  const isExact = row || (mean.depth === 16 && ofPairs(mean));
+  const queries = row ? [query, query + 1] : cell.queries;
+  // All weights of the row, one a cell of the map or one a key; of a pooled map's exact query only the strongest are known.
+  const live = row && row.codes;
+  const codes =
+    live || (!row || ofPairs(mean) ? mean.codes.subarray(cell.row * mean.cols, (cell.row + 1) * mean.cols) : []);
+  const known = Array.from(codes, (code) => weightTable(live ? 16 : mean.depth)[code] || 0);
+  const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
+  let items = row
+    ? Array.from(row.keys, (key, at) => ({ keys: [key, key + 1], weight: row.weights[at] })).filter(
+        ({ weight }) => weight > 0,
+      )
+    : known
+        .map((weight, col) => ({ keys: cellSpan(col, mean.cols, mean.keys), weight }))
+        .filter(({ weight }) => weight > 0);
+  // Rounded codes may add up to a little more than all.
+  let total = row ? row.total : Math.min(1, sumOf(known));
+  let { entropy } = row || { entropy: entropyOf(data, query).value };
+  let how = isExact ? "exact" : isOne(queries) ? "within 2.3 %" : "pooled mean";
+  const first = state.hideFirst ? firstWeight(data, query).weight : 0;
+  const c = 1 - first;
+  if (state.hideFirst) {
+    how += RENORMALISED;
+    if (c < NOTHING) {
+      return { items: [], rest: 0, total: 0, entropy: 0, left: "query", how, queries, exact: Boolean(isExact) };
+    }
+    items = items
+      .map(({ keys: [from, to], weight }) => ({
+        keys: [from || 1, to],
+        weight: renormalise(weight, first, from ? 0 : first),
+      }))
+      .filter(({ keys, weight }) => keys[1] > keys[0] && weight > 0);
+    total = Math.max(0, total - first) / c;
+    // H' = -sum (p / c) ln(p / c) over the other keys, c = 1 - p_0
+    entropy = Math.max(0, (entropy + (first > 0 ? first * Math.log(first) : 0)) / c + total * Math.log(c));
+  }
+  items = items.sort((a, b) => b.weight - a.weight).slice(0, count);
+  const restExact = row && known.length === mean.keys && (live || mean.depth === 16);
+  const listed = new Set(items.map(({ keys }) => keys[0]));
+  const rest = restExact
+    ? sumOf(known.map((weight, key) => (listed.has(key) || (state.hideFirst && key === 0) ? 0 : weight))) / c
+    : Math.max(0, total - sumOf(items.map(({ weight }) => weight)));
+  return { items, rest, restExact: Boolean(restExact), total, entropy, how, queries, exact: Boolean(isExact) };
+}
+
+// What a query gives to each key of k0 .. k1; a cell's weight is spread evenly over its keys.
+export function perKey(state, data, query, k0, k1) {
+  const { mean } = data;
+  const row = keptRow(data, query);
+  const live = row && row.codes;
+  const at = cellOf(query, mean.rows, mean.queries) * mean.cols;
+  const first = firstWeight(data, query).weight;
+  const weights = new Float64Array(k1 - k0);
+  const forbidden = new Uint8Array(k1 - k0);
+  for (let key = k0; key < k1; key++) {
+    const col = cellOf(key, mean.cols, mean.keys);
+    const [from, to] = cellSpan(col, mean.cols, mean.keys);
+    const exact = !live && mean.depth === 8 ? exactPair(data, query, key) : null;
+    let weight = live ? weightTable(16)[live[key]] : weightTable(mean.depth)[mean.codes[at + col]] / (to - from);
+    if (exact) weight = exact.forbidden ? NaN : exact.weight;
+    if (state.hideFirst && !Number.isNaN(weight)) {
+      const share = from === 0 && !live && !exact ? first / (to - from) : 0;
+      weight = key ? renormalise(weight, first, share) || 0 : 0;
+    }
+    forbidden[key - k0] = Number.isNaN(weight);
+    weights[key - k0] = weight || 0;
+  }
+  const how = live || (mean.depth === 16 && ofPairs(mean)) ? "exact" : ofPairs(mean) ? "within 2.3 %" : "pooled mean";
+  return { weights, forbidden, how: how + (state.hideFirst ? RENORMALISED : "") };
+}
+
+// A margin's value at a token, with the tokens of its cell.
+function marginAt(values, token, length) {
+  const cell = cellOf(token, values.length, length);
+  const span = cellSpan(cell, values.length, length);
+  return { value: values[cell], span, exact: isOne(span) };
+}
+
+// The entropy of a query: its own where it is kept, else the mean over its cell.
+export function entropyOf(data, query) {
+  const row = keptRow(data, query);
+  if (row) return { value: row.entropy, span: [query, query + 1], exact: true };
+  return marginAt(data.entropy, query, data.group.query_len);
+}
+
+// What a key receives, summed over all queries: its own where it is known, else the mean over its cell.
+// text has as many decimals as the 16-bit steps of the margins can tell apart.
+export function receivedOf(data, key) {
+  const { meta, mostRead, group } = data;
+  const place = mostRead.keys.indexOf(key);
+  const decimals = (most) => clamp(Math.floor(Math.log10(13107 / most)), 0, 5);
+  const found = marginAt(data.received, key, group.key_len);
+  const peak = marginAt(data.peak, key, group.key_len).value.toFixed(decimals(meta.peak_max));
+  const text = found.value.toFixed(decimals(meta.received_max));
+  return place < 0 ? { ...found, text, peak } : { text: mostRead.weights[place].toFixed(3), span: [key, key + 1] };
+}
