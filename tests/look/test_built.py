@@ -15,7 +15,7 @@ from regard import masks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "src" / "regard" / "look" / "page"
-BUILT = ["page.css", "page.html", "page.js", "plain.css", "plain.js"]
+BUILT = ["page.css", "page.html", "page.js", "plain.css", "plain.js", "served.js"]
 KINDS = {".js", ".css", ".html", ".mjs"}
 # Ways to make elements or code out of text, any of which a hostile token could come to.
 FORBIDDEN = [

@@ -42,9 +42,10 @@ def document(data: Data) -> str:
     Returns:
         HTML.
     """
-    # Encodings and masks need a small part of the code, and so carry no more of it.
+    # Each page carries the code that it needs: only a live one fetches, and encodings and masks need a small part.
     code = "page" if data.kind == "attention" else "plain"
-    style, script = _read(f"{code}.css"), _read(f"{code}.js")
+    style = _read(f"{code}.css")
+    script = _read("served.js" if code == "page" and data.live is not None else f"{code}.js")
     fetches = "; connect-src 'self'" if data.live is not None else ""
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'{fetches}; base-uri 'none'; "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.look.canvas import (
-    Figure,
     draw_map,
     forbidden_patch,
     legend_above,
@@ -31,6 +30,7 @@ from regard.look.profiles import profiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -125,7 +125,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 200.0) ->
     """
     from matplotlib.figure import Figure
 
-    if not isinstance(figure, Figure):
+    if not callable(getattr(figure, "savefig", None)):
         raise TypeError(f"figure is of type {type(figure).__name__}; expected a matplotlib Figure, and then the path")
     dpi = positive("dpi", dpi, "dots an inch, above 0")
     kind = Path(path).suffix.lower().removeprefix(".")

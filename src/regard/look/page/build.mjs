@@ -19,20 +19,22 @@ const named = (...kinds) =>
 const target = ["es2022", "chrome103", "firefox113", "safari16.4"];
 const shared = { bundle: true, write: false, minify: true, charset: "ascii", legalComments: "none", target };
 
-// What is built: the page of weights, and the one of encodings and masks. Both use page.html.
+// What is built: the page of weights, the same as a live server gives it, and the one of encodings and masks. All use
+// page.html; the first two page.css.
 const PLAIN_ONLY = ["plain.css"];
 const BASE = "base.css";
 const styles = named(".css").filter((name) => name !== BASE);
 const entries = [
   ["page", "main.js", styles.filter((name) => !PLAIN_ONLY.includes(name))],
+  ["served", "served.js", null],
   ["plain", "plain-main.js", [...PLAIN_ONLY, "tables.css"]],
 ];
 
 // Long names of properties that are the page's own, which the built page spells short: none of the document's data, of the
 // browser's or of a string (checked below), or half of what means one thing would keep its name.
-const OWN = `colName colourOf compareWith entropyAt firstAt fullHeight fullWidth geometry goToPart gutter holder isMax
-  isSorted keyTokens listStatistics listWhenIdle logFloor mapPicture mostRead neighbours onArrow pairAt perKey perQuery
-  queryTokens redraw restExact rowName slotOf topKeys topWeights totalAt unpacked widest`.split(/\s+/);
+const OWN = `arrange colName colour colourOf colours entropyAt firstAt goToPart gutter isMax isNamed keyTokens
+  listStatistics logFloor meta mostRead moved narrow onArrow peak perKey perQuery queryTokens redraw restExact room
+  rowName side slotOf topKeys topWeights totalAt unpacked weights widest`.split(/\s+/);
 
 function checkOwnNames() {
   const quoted = new RegExp(`(["'\`])(${OWN.join("|")})\\1`);
@@ -81,8 +83,9 @@ const built = { "page.html": html().replace(/^<!doctype html>/i, (doctype) => `$
 const sizes = [];
 for (const [name, entry, names] of entries) {
   built[`${name}.js`] = `/* ${hash} */${await script(entry)}`;
-  built[`${name}.css`] = `/* ${hash} */${await style(names)}`;
-  const parts = [built[`${name}.js`], built[`${name}.css`], built["page.html"]].map((text) => text.length);
+  const sheet = names ? `${name}.css` : "page.css";
+  built[sheet] ??= `/* ${hash} */${await style(names)}`;
+  const parts = [built[`${name}.js`], built[sheet], built["page.html"]].map((text) => text.length);
   sizes.push(`${name} ${parts.join(" + ")} = ${parts.reduce((sum, size) => sum + size)}`);
 }
 const check = process.argv.includes("--check");

@@ -1,7 +1,9 @@
 // The pixels of the map: cells to colours, nearest when magnified, and the most or the mean of the cells below a pixel otherwise.
 
-import { leftColour, packedColour, rampScale, shareOf, signedScale, signedShare } from "./colours.js";
+import { leftColour, packedColour, pixelsOfScale, scaleColour, shareOf } from "./colours.js";
 import { isPooled, page, weightTable } from "./decode.js";
+import { abs, floor, max, round } from "./numbers.js";
+import { state } from "./store.js";
 import { firstOfRow, gridOf, partsInView, reduceOf, renormalise, twinOf } from "./values.js";
 import { cellOf } from "./viewport.js";
 
@@ -15,8 +17,8 @@ export function convert(Kind, source, act) {
 }
 
 // The weights of a grid's cells; NaN is forbidden, LEFT left out.
-function weightsOf(state, data, part) {
-  const grid = gridOf(state, data, part);
+function weightsOf(data, part) {
+  const grid = gridOf(data, part);
   const table = weightTable(grid.depth);
   const values = convert(Float32Array, grid.codes, (code) => table[code]);
   if (!state.hideFirst) return values;
@@ -24,59 +26,58 @@ function weightsOf(state, data, part) {
     const first = firstOfRow(data, grid, row);
     for (let col = 0; col < grid.cols; col++) {
       const at = row * grid.cols + col;
-      if (Number.isNaN(values[at])) continue;
+      if (isNaN(values[at])) continue;
       const isFirst = col + grid.key === 0;
       const weight = renormalise(values[at], first, isFirst ? first : 0);
-      values[at] = Number.isNaN(weight) || (isFirst && grid.keys === grid.cols) ? LEFT : weight;
+      values[at] = isNaN(weight) || (isFirst && grid.keys === grid.cols) ? LEFT : weight;
     }
   }
   return values;
 }
 
 // The weights, or what two heads differ by.
-function valuesOf(state, data, part) {
-  const values = weightsOf(state, data, part);
-  if (!state.otherData) return values;
-  const others = weightsOf(state, state.otherData, part && twinOf(part, state.otherData));
+function valuesOf(data, part) {
+  const values = weightsOf(data, part);
+  if (!state.rival) return values;
+  const others = weightsOf(state.rival, part && twinOf(part, state.rival));
   return values.map((value, at) => (value === LEFT || others[at] === LEFT ? LEFT : value - others[at]));
 }
 
 // The scale: where it starts when logarithmic, where it ends when linear.
-function rangeOf(state, data) {
+function rangeOf(data) {
   const range = { logFloor: page.log_floor, highest: 1 };
   if (state.scale === "log") return range;
-  const single = reduceOf(state, data) === "max" || !isPooled(data.group);
-  if (!state.otherData && !state.hideFirst && single) range.highest = data.meta.highest;
+  const single = reduceOf(data) === "max" || !isPooled(data.group);
+  if (!state.rival && !state.hideFirst && single) range.highest = data.meta.highest;
   else {
-    range.highest = valuesOf(state, data).reduce(
-      (most, value) => (value < LEFT ? Math.max(most, Math.abs(value)) : most),
-      0,
-    );
+    range.highest = valuesOf(data).reduce((most, value) => (value < LEFT ? max(most, abs(value)) : most), 0);
   }
   return range;
 }
 
 // Colours of values: 0 (transparent) for forbidden ones, so that the hatching below shows.
-function colouring({ otherData, scale }, range, dark) {
-  const colours = otherData ? signedScale(dark) : rampScale(dark);
+function colouring(range, dark) {
+  const { rival, scale } = state;
+  const colours = pixelsOfScale(scaleColour(rival), dark);
   const left = packedColour(leftColour(dark));
-  const placeOf = otherData
-    ? (value) => 127.5 + 127.5 * signedShare(value, scale, range)
-    : (value) => 255 * shareOf(value, scale, range);
-  return (value) => (value === LEFT ? left : Number.isNaN(value) ? 0 : colours[Math.round(placeOf(value))]);
+  const placeOf = (value) => {
+    const share = shareOf(abs(value), scale, range);
+    return round(rival ? 127.5 + 127.5 * Math.sign(value) * share : 255 * share);
+  };
+  return (value) => (value === LEFT ? left : isNaN(value) ? 0 : colours[placeOf(value)]);
 }
 
 // One grid with the colours of its cells.
-function layerOf(state, data, part, colourOf) {
-  const grid = gridOf(state, data, part);
-  const layer = { ...grid, colourOf, isMax: reduceOf(state, data) === "max" };
-  if (state.otherData || state.hideFirst) {
-    const values = valuesOf(state, data, part);
+function layerOf(data, part, colourOf) {
+  const grid = gridOf(data, part);
+  const layer = { ...grid, colourOf, isMax: reduceOf(data) === "max" };
+  if (state.rival || state.hideFirst) {
+    const values = valuesOf(data, part);
     layer.values = () => values;
     layer.colours = convert(Uint32Array, values, colourOf);
   } else {
     const table = convert(Uint32Array, weightTable(grid.depth), colourOf);
-    layer.values = () => weightsOf(state, data, part);
+    layer.values = () => weightsOf(data, part);
     layer.colours = convert(Uint32Array, grid.codes, (code) => table[code]);
   }
   return layer;
@@ -85,27 +86,27 @@ function layerOf(state, data, part, colourOf) {
 let kept = null;
 
 // What is drawn but for the view: {range, colourOf, layers}. It is kept while only the view moves.
-function drawingOf(state, data, dark) {
-  const name = [data, state.otherData, state.scale, state.reduce, state.hideFirst, state.tick, dark];
+function drawingOf(data, dark) {
+  const name = [data, state.rival, state.scale, state.reduce, state.hideFirst, state.tick, dark];
   if (!kept || name.some((it, at) => it !== kept.name[at])) {
-    const range = rangeOf(state, data);
-    kept = { name, range, colourOf: colouring(state, range, dark), layers: new Map() };
+    const range = rangeOf(data);
+    kept = { name, range, colourOf: colouring(range, dark), layers: new Map() };
   }
   return kept;
 }
 
-export const scaleOf = (state, data) => drawingOf(state, data, kept ? kept.name[6] : false).range;
+export const scaleOf = (data) => drawingOf(data, kept ? kept.name[6] : false).range;
 
 // For each pixel of a side: the first cell below it and the one past the last, -1 outside of the layer.
 function below(pixels, low, high, origin, tokens, cells) {
   const step = (high - low) / pixels;
   const fine = (step * cells) / tokens > 1;
   return Array.from({ length: pixels }, (_, at) => {
-    const token = Math.floor(low + (fine ? at : at + 0.5) * step) - origin;
+    const token = floor(low + (fine ? at : at + 0.5) * step) - origin;
     if (token < 0 || token >= tokens) return [-1, -1];
     const cell = cellOf(token, cells, tokens);
-    const next = Math.floor(low + (at + 1) * step) - origin;
-    return [cell, Math.max(cell + 1, !fine ? 0 : next >= tokens ? cells : cellOf(next, cells, tokens))];
+    const next = floor(low + (at + 1) * step) - origin;
+    return [cell, max(cell + 1, !fine ? 0 : next >= tokens ? cells : cellOf(next, cells, tokens))];
   });
 }
 
@@ -140,10 +141,10 @@ function reduced(values, { cols, isMax }, row, rowEnd, col, colEnd) {
     for (let at = row * cols + col; at < row * cols + colEnd; at++) {
       const value = values[at];
       if (value === LEFT) other = LEFT;
-      else if (!Number.isNaN(value)) {
+      else if (!isNaN(value)) {
         sum += value;
         count += 1;
-        if (Math.abs(value) > Math.abs(largest)) largest = value;
+        if (abs(value) > abs(largest)) largest = value;
       }
     }
   }
@@ -151,21 +152,12 @@ function reduced(values, { cols, isMax }, row, rowEnd, col, colEnd) {
 }
 
 // The pixels of a view; forbidden ones are 0.
-export function pixelsOf(state, data, width, height, dark) {
-  const { layers, colourOf } = drawingOf(state, data, dark);
+export function pixelsOf(data, width, height, dark) {
+  const { layers, colourOf } = drawingOf(data, dark);
   const pixels = new Uint32Array(width * height);
-  for (const part of [null, ...partsInView(state, data)]) {
-    if (!layers.has(part)) layers.set(part, layerOf(state, data, part, colourOf));
+  for (const part of [null, ...partsInView(data)]) {
+    if (!layers.has(part)) layers.set(part, layerOf(data, part, colourOf));
     paint(pixels, width, 0, 0, width, height, state.view, layers.get(part));
   }
   return pixels;
-}
-
-export function imageOf(pixels, width, height) {
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  const bytes = new Uint8ClampedArray(pixels.buffer, pixels.byteOffset, 4 * width * height);
-  canvas.getContext("2d").putImageData(new ImageData(bytes, width, height), 0, 0);
-  return canvas;
 }

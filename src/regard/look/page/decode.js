@@ -1,6 +1,7 @@
 // The data of the page as typed arrays; look/data.py says what they are.
 
 import { byId } from "./dom.js";
+import { state } from "./store.js";
 
 export const page = JSON.parse(byId("data").textContent);
 
@@ -20,7 +21,7 @@ export async function inflate(base64) {
   return new Response(stream).arrayBuffer();
 }
 
-export const groupOf = (state) => page.groups[state.group];
+export const groupNow = () => page.groups[state.group];
 
 // The tokens of one list; null asks for none.
 export function tokensOf(index) {
@@ -85,7 +86,13 @@ async function unpackHead(group, head) {
   if (at !== buffer.byteLength) throw new Error("a head holds " + buffer.byteLength + " bytes; expected " + at);
   return {
     ...{ meta, group, mean, max, windows, queries, topKeys, topWeights, entropyAt, totalAt, firstAt, mostRead },
-    ...{ entropy, received, peak, slotOf: (query) => slotOf(queries, query_len, query) },
+    ...{
+      entropy,
+      received,
+      peak,
+      // The place of a query among those kept exactly, or -1.
+      slotOf: (query) => (count === query_len ? query : queries.indexOf(query)),
+    },
     tiles: [], // live tiles, the newest last: patches
     rows: new Map(), // live rows: query -> {entropy, total, first, keys, weights, codes (key_len of them, code16)}
   };
@@ -95,18 +102,6 @@ async function unpackHead(group, head) {
 // codes of the mean map, max: those of the max map or null, first: weight on key 0, a row each, or null.
 export function patch(query, key, queries, keys, more) {
   return { name: "", query, key, queries, keys, rows: queries, cols: keys, depth: 16, max: null, first: null, ...more };
-}
-
-// The place of a query among those kept exactly, or -1.
-function slotOf(queries, length, query) {
-  if (queries.length === length) return query;
-  let [low, high] = [0, queries.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (queries[middle] < query) low = middle + 1;
-    else high = middle;
-  }
-  return queries[low] === query ? low : -1;
 }
 
 // Codes to weights: 0 is forbidden and reads NaN, 1 is the floor or less and reads 0.

@@ -1,5 +1,7 @@
 // Short names for what every part of the page does with its document.
 
+export const root = document.documentElement;
+
 export const byId = (id) => document.getElementById(id);
 
 // Listens to one event or several ("focus pointerdown").
@@ -7,25 +9,44 @@ export function on(target, events, act, options) {
   for (const event of events.split(" ")) target.addEventListener(event, act, options);
 }
 
+// Takes the keys that are typed into a target; act gives false for those that are not its own.
+export function onKeys(target, act) {
+  on(target, "keydown", (event) => {
+    if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || act(event) === false) return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+}
+
+// [down, across] of an arrow key, or undefined.
+export const arrowOf = ({ key }) =>
+  ({ ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] })[key];
+
 export function attributes(target, values) {
   for (const name in values) target.setAttribute(name, values[name]);
 }
 
-export const press = (button, isPressed) => attributes(button, { "aria-pressed": isPressed });
+// content: strings and nodes.
+export function element(name, className, ...content) {
+  const made = document.createElement(name);
+  made.className = className;
+  made.append(...content);
+  return made;
+}
 
-export const withModifier = (event) => event.altKey || event.ctrlKey || event.metaKey;
+export const span = (className, ...content) => element("span", className, ...content);
 
-// [down, across] of an arrow key, or undefined.
-export const arrowOf = (event) =>
-  ({ ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] })[event.key];
+export function button(content, act, about = "") {
+  const made = element("button", "", ...[content].flat());
+  made.title = about;
+  on(made, "click", act);
+  return made;
+}
 
-// Gives a canvas its size in CSS pixels and a pen that draws in them.
-export function penFor(canvas, width, height, unit = devicePixelRatio || 1) {
-  canvas.width = Math.round(width * unit);
-  canvas.height = Math.round(height * unit);
-  canvas.style.width = width + "px";
-  canvas.style.height = height + "px";
-  const pen = canvas.getContext("2d");
-  pen.scale(unit, unit);
-  return pen;
+// Puts content into an element, which may be named by its id, in place of what it holds.
+export const fill = (target, ...content) => (target.nodeType ? target : byId(target)).replaceChildren(...content);
+
+// Which of several buttons are pressed: {id: boolean}.
+export function press(buttons) {
+  for (const id in buttons) attributes(byId(id), { "aria-pressed": buttons[id] });
 }

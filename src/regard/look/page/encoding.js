@@ -1,12 +1,11 @@
 // The page of a positional encoding: position x dimension around zero, and how alike two positions are.
 
-import { on } from "./dom.js";
+import { barOf } from "./canvas.js";
+import { element, on } from "./dom.js";
 import { signedColour } from "./colours.js";
 import { inflate, page } from "./decode.js";
-import { canvasOf } from "./figure.js";
-import { fillBar } from "./overview.js";
+import { abs, floor, round } from "./numbers.js";
 import { imageOfCodes, makePlain } from "./plain.js";
-import { element } from "./tokens.js";
 import { grouped } from "./values.js";
 import { niceSteps } from "./viewport.js";
 
@@ -25,15 +24,15 @@ export async function startEncoding(root) {
   const codes = new Uint16Array(buffers[2]);
   const step = (highest - lowest) / 65535;
   // As many decimals as half a step leaves certain.
-  const decimals = step > 0 ? Math.max(0, Math.min(6, Math.floor(-Math.log10(step / 2)))) : 6;
-  const limit = Math.max(Math.abs(lowest), Math.abs(highest)) || 1;
+  const decimals = step > 0 ? Math.max(0, Math.min(6, floor(-Math.log10(step / 2)))) : 6;
+  const limit = Math.max(abs(lowest), abs(highest)) || 1;
   const valueAt = (row, col) => lowest + codes[row * cols + col] * step;
   const value = (row, col) =>
     valueAt(row, col)
       .toFixed(decimals)
       .replace(/^-(0\.?0*)$/, "$1");
   // 0 .. 254 around 127, which is none
-  const signs = Uint8Array.from(codes, (code) => Math.round(127 * (1 + (lowest + code * step) / limit)));
+  const signs = Uint8Array.from(codes, (code) => round(127 * (1 + (lowest + code * step) / limit)));
   const sampled = cols < dims ? ", over the " + grouped(cols) + " kept dimensions" : "";
   let pinned = 0;
   let alike = null;
@@ -82,15 +81,14 @@ export async function startEncoding(root) {
       return { values: alike, range, title: "similarity to position " + grouped(positions[pinned]) + ": " + ends };
     },
     scale() {
-      const bar = canvasOf(256, 1);
-      fillBar(bar, (share) => signedColour(2 * share - 1));
+      const bar = barOf((share) => signedColour(2 * share - 1));
       const ticks = [-1, 0, 1].map((side) => [(side + 1) / 2, String(Number((side * limit).toPrecision(3)))]);
       return { title: "value", bar, ticks, hatched: false };
     },
     says: (row, col) => [
       "position " + grouped(positions[row]) + ", dimension " + grouped(dimensions[col]) + ": ",
       element("b", "", value(row, col)),
-      element("br"),
+      element("br", ""),
       element(
         "span",
         "muted",
@@ -119,7 +117,7 @@ export async function startEncoding(root) {
     },
   });
   on(input, "change", () => {
-    const far = Array.from(positions, (at) => Math.abs(at - Number(input.value)));
+    const far = Array.from(positions, (at) => abs(at - Number(input.value)));
     plain.choose(far.indexOf(Math.min(...far)), 0);
   });
 }

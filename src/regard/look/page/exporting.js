@@ -1,135 +1,111 @@
 // What is shown, as files: PNG and SVG with all that a paper needs around the map, and the map's cells as CSV.
 
-import { byId, on } from "./dom.js";
-import { drawAxes, hasRoom } from "./axes.js";
-import { cssColour, hatching, rampColour, signedColour } from "./colours.js";
-import { groupOf, page } from "./decode.js";
-import { canvasOf, saveFigure } from "./figure.js";
-import { scaleTitle, ticksOf } from "./legend.js";
-import { drawMargins } from "./margins.js";
-import { fillBar } from "./overview.js";
+import { hasRoom } from "./axes.js";
+import { barOf, wholeCells } from "./canvas.js";
+import { scaleColour } from "./colours.js";
+import { groupNow, page } from "./decode.js";
+import { byId, fill, on } from "./dom.js";
+import { saveFigure } from "./figure.js";
+import { scaleTitle, ticksNow } from "./legend.js";
+import { drawMap } from "./map.js";
+import { min, round } from "./numbers.js";
 import { saveCsv } from "./saving.js";
+import { state } from "./store.js";
 import { visible } from "./tokens.js";
-import { cellName, drawn, gridOf, grouped, headName, partsInView, spanText } from "./values.js";
+import { cellName, drawn, formatWeight, gridOf, grouped, headName, LEAST, partsInView, spanText } from "./values.js";
 import { cellOf, clamp } from "./viewport.js";
 
 const PIXELS = 1040; // of a side; cells are whole pixels
 const LINES = 262144;
 const [TOP, RIGHT] = [60, 64];
 
-const namesOf = ({ group, head, other }) => [
-  page.title,
-  headName(group, head),
-  other ? "minus " + headName(other.group, other.head) : "",
-];
+const namesNow = () => {
+  const { group, head, other } = state;
+  return [page.title, headName(group, head), other ? "minus " + headName(other.group, other.head) : ""];
+};
 
-function figureOf(state, mapPicture) {
-  const { data, view, queryTokens, keyTokens } = state;
-  const { query_len, key_len } = groupOf(state);
-  const grid = gridOf(state, data);
+function figureNow() {
+  const { data, view, queryTokens, keyTokens, rival } = state;
+  const { query_len, key_len } = groupNow();
+  const grid = gridOf(data);
   const { q0, q1, k0, k1 } = view;
-  const whole = (pixels, cells) => Math.floor(pixels / cells) * cells || pixels;
-  const across = whole(PIXELS, cellOf(k1 - 1, grid.cols, key_len) - cellOf(k0, grid.cols, key_len) + 1);
-  const tall = clamp(Math.round((across * (q1 - q0)) / (k1 - k0)), 200, 1300);
-  const down = whole(tall, cellOf(q1 - 1, grid.rows, query_len) - cellOf(q0, grid.rows, query_len) + 1);
+  const shown = (low, high, cells, length) => cellOf(high - 1, cells, length) - cellOf(low, cells, length) + 1;
+  const across = wholeCells(PIXELS, shown(k0, k1, grid.cols, key_len), 1);
+  const tall = clamp(round((across * (q1 - q0)) / (k1 - k0)), 200, 1300);
+  const down = wholeCells(tall, shown(q0, q1, grid.rows, query_len), 1);
   const [width, height] = [across / 2, down / 2];
   const left = hasRoom(q0, q1, height, queryTokens) ? 104 : 70;
   const bottom = hasRoom(k0, k1, width, keyTokens) ? 84 : 42;
-  const fullHeight = TOP + height + bottom;
-  const geometry = { left, top: TOP, width, height, bottom, fullHeight, marginTop: TOP, marginRight: RIGHT };
-  const picture = mapPicture(across, down, false);
-  const finer = partsInView(state, data).length > 0 ? "; exact parts are drawn over it" : "";
+  const finer = partsInView(data).length > 0 ? "; exact parts are drawn over it" : "";
   const place = "queries " + spanText(q0, q1) + ", keys " + spanText(k0, k1) + "; ";
 
   function draw(pen, x, y) {
-    const bar = canvasOf(256, 1);
     pen.save();
     pen.translate(x, y);
-    pen.fillStyle = hatching(pen, 1);
-    pen.fillRect(left, TOP, width, height);
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(picture.canvas, left, TOP, width, height);
-    pen.strokeStyle = cssColour("--muted");
-    pen.strokeRect(left - 0.5, TOP - 0.5, width + 1, height + 1);
-    drawAxes(pen, geometry, view, { queries: queryTokens, keys: keyTokens });
-    drawMargins(pen, geometry, state, data);
+    const pixels = drawMap(pen, { left, top: TOP, width, height, right: RIGHT, bottom }, across, down, false);
     pen.restore();
-    fillBar(bar, (share) => (state.otherData ? signedColour(2 * share - 1) : rampColour(share)));
-    return { title: scaleTitle(state, data), bar, ticks: ticksOf(state, picture.range), hatched: picture.forbidden };
+    const bar = barOf(scaleColour(rival));
+    return { title: scaleTitle(), bar, ticks: ticksNow(), hatched: pixels.includes(0) };
   }
 
   return {
-    ...{ width: left + width + RIGHT, height: fullHeight, draw },
-    lines: [namesOf(state).slice(1).join(" "), place + cellName(grid, query_len, key_len) + finer],
+    ...{ width: left + width + RIGHT, height: TOP + height + bottom, draw },
+    lines: [namesNow().slice(1).join(" "), place + cellName(grid, query_len, key_len) + finer],
   };
 }
 
 // Each cell that is drawn, once: over the cells of the map, and of the finer parts from where they begin.
-function* cells(state) {
-  const { data, view, otherData } = state;
-  const parts = partsInView(state, data);
+function* cells() {
+  const { data, view, rival } = state;
+  const parts = partsInView(data);
   const seen = new Set();
   let below;
   for (let query = view.q0; query < view.q1; query = below) {
-    below = Math.min(...parts.map((part) => part.query).filter((at) => at > query), view.q1);
+    below = min(...parts.map((part) => part.query).filter((at) => at > query), view.q1);
     let beside;
     for (let key = view.k0; key < view.k1; key = beside) {
-      const found = drawn(state, data, query, key);
+      const found = drawn(data, query, key);
       const place = found.queries[0] + " " + found.keys;
-      beside = Math.min(...parts.map((part) => part.key).filter((at) => at > key), found.keys[1]);
-      below = Math.min(below, found.queries[1]);
-      if (!seen.has(place)) yield otherData ? [found, drawn(state, otherData, query, key)] : [found];
+      beside = min(...parts.map((part) => part.key).filter((at) => at > key), found.keys[1]);
+      below = min(below, found.queries[1]);
+      if (!seen.has(place)) yield rival ? [found, drawn(rival, query, key)] : [found];
       if (parts.length > 0) seen.add(place);
     }
   }
 }
 
-function* linesOf(state, told) {
+function* linesOf(told) {
   const { queryTokens, keyTokens } = state;
   const weightOf = ({ forbidden, left, weight, exact }) =>
     forbidden || left ? NaN : Number(weight.toPrecision(exact ? 6 : 4));
-  const howOf = ({ forbidden, left, how }) => (forbidden ? "may not attend" : left ? "nothing left" : how);
-  const token = (tokens, [from, to]) => (tokens && to - from === 1 ? visible(tokens[from], 100) : "");
-  const heads = state.otherData ? ["weight A", "weight B", "difference", "how A", "how B"] : ["weight", "how"];
+  const howOf = (found) => (found.forbidden || found.left ? formatWeight(found) : found.weight > 0 ? found.how : LEAST);
+  const heads = state.rival ? ["weight A", "weight B", "difference", "how A", "how B"] : ["weight", "how"];
   yield ["first query", "last query", "query token", "first key", "last key", "key token", ...heads];
-  for (const pair of cells(state)) {
+  for (const pair of cells()) {
     told.cut = told.lines === LINES;
     if (told.cut) return;
     told.lines += 1;
     const [{ queries, keys }] = pair;
     const weights = pair.map(weightOf);
     if (pair.length > 1) weights.push(Number((weights[0] - weights[1]).toPrecision(4)));
-    const places = [
-      queries[0],
-      queries[1] - 1,
-      token(queryTokens, queries),
-      keys[0],
-      keys[1] - 1,
-      token(keyTokens, keys),
-    ];
-    yield [...places, ...weights, ...pair.map(howOf)];
+    const placed = ([from, to], tokens) => [from, to - 1, tokens && to - from === 1 ? visible(tokens[from], 100) : ""];
+    yield [...placed(queries, queryTokens), ...placed(keys, keyTokens), ...weights, ...pair.map(howOf)];
   }
 }
 
-export function makeExport(store, { mapPicture }) {
-  async function make(kind) {
-    const state = store.get();
-    if (kind !== "csv") return saveFigure(kind, figureOf(state, mapPicture), ...namesOf(state));
-    const told = { lines: 0 };
-    saveCsv(linesOf(state, told), ...namesOf(state));
-    return (
-      "The CSV holds the " +
-      (told.cut ? "first " : "") +
-      grouped(told.lines) +
-      " cells of the view" +
-      (told.cut ? "; zoom in for the others." : ".")
-    );
-  }
+async function make(kind) {
+  if (kind !== "csv") return saveFigure(kind, figureNow(), ...namesNow());
+  const told = { lines: 0, cut: false };
+  saveCsv(linesOf(told), ...namesNow());
+  const [first, more] = told.cut ? ["first ", "; zoom in for the others."] : ["", "."];
+  return `The CSV holds the ${first}${grouped(told.lines)} cells of the view${more}`;
+}
 
+export function makeExport() {
   for (const kind of ["png", "svg", "csv"]) {
     on(byId("export-" + kind), "click", async () => {
       const failed = ({ message }) => "The file could not be made: " + message;
-      byId("export-says").textContent = (await make(kind).catch(failed)) || "";
+      fill("export-says", (await make(kind).catch(failed)) || "");
     });
   }
 }

@@ -2,35 +2,33 @@
 
 import { isPooled } from "./decode.js";
 import { byId, on, press } from "./dom.js";
+import { set, state, when } from "./store.js";
 import { reduceOf } from "./values.js";
 
-const CHOICES = { log: "scale", linear: "scale", mean: "reduce", max: "reduce" };
+// Why there is no map of the largest weights to choose, or "".
+function whyNoMax({ data, hideFirst }) {
+  if (!data) return "";
+  if (!isPooled(data.group)) return "every pair has a cell of its own";
+  if (!data.max) return "left out so that the page fits its size";
+  return hideFirst ? "not known without the first key" : "";
+}
 
-export function makeFilters(store) {
+export function makeFilters() {
   const hideFirst = byId("hide-first");
-  const max = byId("max");
-  for (const name in CHOICES) on(byId(name), "click", () => store.set({ [CHOICES[name]]: name }));
-  on(hideFirst, "change", () => store.set({ hideFirst: hideFirst.checked }));
-
-  // Why there is no map of the largest weights to choose, or "".
-  function whyNoMax({ data, hideFirst: isHidden }) {
-    if (!data) return "";
-    if (!data.max) {
-      return isPooled(data.group) ? "left out so that the page fits its size" : "every pair has a cell of its own";
-    }
-    return isHidden ? "without the first key the largest weight of a cell is not known" : "";
-  }
+  for (const scale of ["log", "linear"]) on(byId(scale), "click", () => set({ scale }));
+  for (const reduce of ["mean", "max"]) on(byId(reduce), "click", () => set({ reduce }));
+  on(hideFirst, "change", () => set({ hideFirst: hideFirst.checked }));
 
   function show() {
-    const state = store.get();
+    const isLog = state.scale === "log";
+    const isMax = reduceOf(state.data) === "max";
     const why = whyNoMax(state);
-    const reduce = reduceOf(state, state.data);
-    for (const name in CHOICES) press(byId(name), name === state.scale || name === reduce);
-    max.disabled = why !== "";
-    max.title = why || "the largest single weight of each cell";
+    press({ log: isLog, linear: !isLog, mean: !isMax, max: isMax });
+    byId("max").disabled = why !== "";
+    byId("max").title = why || "the largest single weight of each cell";
     hideFirst.checked = state.hideFirst;
   }
 
-  store.on(["scale", "reduce", "hideFirst", "data", "otherData"], show);
+  when("scale reduce hideFirst data rival", show);
   show();
 }

@@ -1,7 +1,9 @@
 // The live client: exact cells and rows from the server that made the page, as the view and the query change.
 
-import { byId } from "./dom.js";
-import { groupOf, isPooled, page, patch } from "./decode.js";
+import { groupNow, isPooled, page, patch } from "./decode.js";
+import { byId, fill } from "./dom.js";
+import { min } from "./numbers.js";
+import { set, state, whenThere } from "./store.js";
 import { spanText } from "./values.js";
 
 const SIDE = 512; // cells a side of a tile, at most
@@ -22,8 +24,7 @@ async function fetchTile(data, { q0, q1, k0, k1 }, rows, cols, signal) {
   const buffer = await bytesFrom("tile", data, { q0, q1, k0, k1, rows, cols }, signal);
   const part = (at) => new Uint16Array(buffer, 4 * rows + at * 2 * rows * cols, rows * cols);
   const first = new Float32Array(buffer, 0, rows);
-  const more = { name: "live", rows, cols, depth: 16, first, codes: part(0), max: part(1) };
-  data.tiles.push(patch(q0, k0, q1 - q0, k1 - k0, more));
+  data.tiles.push(patch(q0, k0, q1 - q0, k1 - k0, { rows, cols, first, codes: part(0), max: part(1) }));
   if (data.tiles.length > TILES) data.tiles.shift();
 }
 
@@ -38,15 +39,35 @@ async function fetchRow(data, query, signal) {
   if (data.rows.size > ROWS) data.rows.delete(data.rows.keys().next().value);
 }
 
-export function makeLive(store) {
-  const holder = byId("live");
-  holder.hidden = !page.live;
-  if (!page.live) return;
+// What is wanted of a view: [name, how to fetch it, whether a head has it], or only what to say.
+function tileWanted() {
+  const { q0, q1, k0, k1 } = state.view;
+  const { query_len, key_len, rows, cols } = groupNow();
+  const [queries, keys] = [q1 - q0, k1 - k0];
+  const [down, across] = [min(SIDE, queries), min(SIDE, keys)];
+  if (queries * keys > PAIRS) return ["Zoom in for more: at most 67 million pairs at once."];
+  if (queries / down >= query_len / rows && keys / across >= key_len / cols && isPooled(groupNow())) return [""];
+  const isThis = (one) => one.query === q0 && one.key === k0 && one.queries === queries && one.keys === keys;
+  return [
+    "queries " + spanText(q0, q1) + ", keys " + spanText(k0, k1),
+    (data, signal) => fetchTile(data, { q0, q1, k0, k1 }, down, across, signal),
+    ({ tiles }) => tiles.some(isThis),
+  ];
+}
+
+function rowWanted() {
+  const { query } = state;
+  const fetchThis = (data, signal) => fetchRow(data, query, signal);
+  return ["query " + spanText(query), fetchThis, ({ rows }) => rows.has(query)];
+}
+
+export function makeLive() {
+  byId("live").hidden = false;
   const says = {};
 
   function tell(kind, text) {
     says[kind] = text;
-    holder.textContent = ["Live.", ...new Set(Object.values(says))].join(" ");
+    fill("live", ["Live.", ...new Set(Object.values(says))].join(" "));
   }
 
   // One kind of request, once a frame at most; the newest replaces what is under way.
@@ -56,20 +77,20 @@ export function makeLive(store) {
     async function run() {
       if (running) running.abort();
       const own = (running = new AbortController());
-      const [name, fetchOne, isKnown] = wanted(store.get());
+      const { data, rival } = state;
+      // Nothing is missing where every pair has an exact cell.
+      const isWhole = !data || (!isPooled(data.group) && data.group.depth === 16);
+      const [name, fetchOne, isKnown] = isWhole ? [""] : wanted();
       if (!fetchOne) return tell(kind, name);
-      const state = store.get();
-      const missing = [state.data, state.otherData].filter((data) => data && !isKnown(data));
+      const missing = [data, rival].filter((one) => one && !isKnown(one));
       if (missing.length) tell(kind, "Fetching " + name + " \u2026");
       try {
-        await Promise.all(missing.map((data) => fetchOne(data, own.signal)));
+        await Promise.all(missing.map((one) => fetchOne(one, own.signal)));
         if (own !== running) return;
         tell(kind, "Exact: " + name + ".");
-        if (missing.length) store.set({ tick: (store.get().tick || 0) + 1 });
-      } catch (error) {
-        if (own === running) {
-          tell(kind, "No exact " + name + ": " + error.message + "; the page goes on with what it holds.");
-        }
+        if (missing.length) set({ tick: state.tick + 1 });
+      } catch ({ message }) {
+        if (own === running) tell(kind, `No exact ${name}: ${message}; the page goes on with what it holds.`);
       }
     }
     return () => {
@@ -78,39 +99,6 @@ export function makeLive(store) {
     };
   }
 
-  // Nothing is missing where every pair has an exact cell.
-  const isWhole = ({ data }) => !data || (!isPooled(data.group) && data.group.depth === 16);
-
-  function tileOf(state) {
-    const { view } = state;
-    const { query_len, key_len, rows, cols } = groupOf(state);
-    const [queries, keys] = [view.q1 - view.q0, view.k1 - view.k0];
-    const [down, across] = [Math.min(SIDE, queries), Math.min(SIDE, keys)];
-    if (isWhole(state)) return [""];
-    if (queries * keys > PAIRS) return ["Zoom in for more: at most 67 million pairs at once."];
-    if (queries / down >= query_len / rows && keys / across >= key_len / cols && isPooled(state.data.group)) {
-      return [""];
-    }
-    return [
-      "queries " + spanText(view.q0, view.q1) + ", keys " + spanText(view.k0, view.k1),
-      (data, signal) => fetchTile(data, view, down, across, signal),
-      ({ tiles }) =>
-        tiles.some(
-          (one) => one.query === view.q0 && one.key === view.k0 && one.queries === queries && one.keys === keys,
-        ),
-    ];
-  }
-
-  function rowOf(state) {
-    const { query } = state;
-    if (isWhole(state)) return [""];
-    return [
-      "query " + spanText(query, query + 1),
-      (data, signal) => fetchRow(data, query, signal),
-      ({ rows }) => rows.has(query),
-    ];
-  }
-
-  store.on(["view", "data", "otherData"], latest("tile", tileOf));
-  store.on(["query", "data", "otherData"], latest("row", rowOf));
+  whenThere("view data rival", latest("tile", tileWanted));
+  whenThere("query data rival", latest("row", rowWanted));
 }

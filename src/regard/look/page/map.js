@@ -1,223 +1,156 @@
 // The map of one head: its place on the screen, cells, axes and margins, and above them the cross-hair.
 
 import { drawAxes } from "./axes.js";
-import { imageOf, pixelsOf, scaleOf } from "./cells.js";
-import { cssColour, hatching, isDark } from "./colours.js";
-import { byId, penFor } from "./dom.js";
+import { fillShape, frame, hatchBox, imageOf, penFor, unitNow, wholeCells } from "./canvas.js";
+import { pixelsOf } from "./cells.js";
+import { cssColour, isDark } from "./colours.js";
+import { groupNow } from "./decode.js";
+import { byId } from "./dom.js";
 import { drawMargins } from "./margins.js";
+import { abs, max, min, round } from "./numbers.js";
+import { state } from "./store.js";
 import { drawnCell, partsInView } from "./values.js";
-import { clamp, isWhole } from "./viewport.js";
+import { clamp } from "./viewport.js";
 
 const NARROW = 480;
 const SIDE = 720;
 
-export function makeMap(store) {
-  const [holder, cells, cross, minimap] = ["map", "cells", "cross", "minimap"].map(byId);
-  let geometry = null;
-  let pens = null;
+// Where the map lies in its canvas, in CSS pixels: {left, top, width, height, right, bottom, narrow, size}; right and bottom: the
+// room beside it and below.
+let place = null;
+let pens = null;
 
-  function measure() {
-    const { data, queryTokens, keyTokens } = store.get();
-    const { query_len, key_len, rows, cols } = data.group;
-    const room = holder.previousElementSibling.clientWidth; // the map itself is as wide as what it draws
-    const narrow = room < NARROW;
-    const hasTokens = queryTokens || keyTokens;
-    const left = hasTokens ? (narrow ? 62 : 92) : narrow ? 48 : 66;
-    const bottom = hasTokens ? (narrow ? 62 : 80) : 42;
-    const [marginTop, marginRight] = narrow ? [46, 44] : [58, 62];
-    const unit = devicePixelRatio || 1;
-    const tallest = clamp(innerHeight - 400, 360, SIDE);
-    // Cells of whole device pixels where that costs little room: no cell is then wider than its neighbour.
-    const whole = (size, count) => {
-      const even = Math.floor((size * unit) / count) * count;
-      return (even > 0.85 * size * unit ? even : Math.floor(size * unit)) / unit;
-    };
-    const width = whole(
-      clamp((tallest * key_len) / query_len, 120, Math.max(120, Math.min(room - left - marginRight, SIDE))),
-      cols,
-    );
-    const height = query_len === key_len ? width : whole(clamp((width * query_len) / key_len, 90, tallest), rows);
-    const [fullWidth, fullHeight] = [left + width + marginRight, marginTop + height + bottom];
-    geometry = {
-      left,
-      top: marginTop,
-      width,
-      height,
-      marginTop,
-      marginRight,
-      bottom,
-      narrow,
-      unit,
-      fullWidth,
-      fullHeight,
-    };
-    holder.style.width = fullWidth + "px";
-    pens = [cells, cross].map((canvas) => penFor(canvas, fullWidth, fullHeight, unit));
-  }
-
-  function clear(pen) {
-    pen.clearRect(0, 0, geometry.fullWidth, geometry.fullHeight);
-    pen.fillStyle = pen.strokeStyle = cssColour("--cross");
-    pen.lineWidth = pen.globalAlpha = 1;
-    return pen;
-  }
-
-  function draw() {
-    const state = store.get();
-    const { data, view } = state;
-    const { left, top, width, height, unit } = geometry;
-    const pen = clear(pens[0]);
-    const [x, y, wide, high] = [left, top, width, height].map((length) => Math.round(length * unit));
-    const image = imageOf(pixelsOf(state, data, wide, high, isDark()), wide, high);
-    pen.save();
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.fillStyle = hatching(pen, unit);
-    pen.fillRect(x, y, wide, high);
-    pen.drawImage(image, x, y);
-    pen.restore();
-    // A dashed line around what is finer than the map.
-    pen.strokeStyle = cssColour("--accent");
-    pen.setLineDash([4, 3]);
-    for (const { query, key, queries, keys } of partsInView(state, data)) {
-      const [px, py, across, down] = boxOf(state, [query, query + queries], [key, key + keys]);
-      if (across < width - 1 || down < height - 1) pen.strokeRect(px + 0.5, py + 0.5, across - 1, down - 1);
-    }
-    pen.setLineDash([]);
-    pen.strokeStyle = cssColour("--muted");
-    pen.strokeRect(left - 0.5, top - 0.5, width + 1, height + 1);
-    drawAxes(pen, geometry, view, { queries: state.queryTokens, keys: state.keyTokens });
-    drawMargins(pen, geometry, state, data);
-    drawMinimap(view, data.group);
-    point();
-  }
-
-  // Where the view lies in the whole, in the corner of the margins.
-  function drawMinimap(view, group) {
-    minimap.hidden = isWhole(view, group);
-    const { query_len, key_len } = group;
-    const { left, width, marginTop, marginRight } = geometry;
-    const scale = Math.min(marginRight - 20, marginTop - 14) / Math.max(query_len, key_len);
-    const [wide, high] = [key_len, query_len].map((length) => Math.max(8, length * scale));
-    minimap.style.left = left + width + 8 + "px";
-    const pen = penFor(minimap, wide + 2, high + 2);
-    pen.strokeStyle = cssColour("--muted");
-    pen.fillStyle = cssColour("--cross");
-    pen.strokeRect(0.5, 0.5, wide + 1, high + 1);
-    const side = (from, to, length, size) => [1 + (from / length) * size, Math.max(2, ((to - from) / length) * size)];
-    const [x, across] = side(view.k0, view.k1, key_len, wide);
-    const [y, down] = side(view.q0, view.q1, query_len, high);
-    pen.fillRect(x, y, across, down);
-  }
-
-  // The pixels that pairs cover, cut at the edges of the map: [x, y, width, height].
-  function boxOf({ view }, queries, keys) {
-    const { left, top, width, height } = geometry;
-    const side = ([from, to], low, high, start, size) => {
-      const [a, b] = [from, to].map((at) => clamp(((at - low) * size) / (high - low), 0, size));
-      return [start + a, b - a];
-    };
-    const [x, wide] = side(keys, view.k0, view.k1, left, width);
-    const [y, high] = side(queries, view.q0, view.q1, top, height);
-    return [x, y, wide, high];
-  }
-
-  // The cross-hair, the pinned query, what was found, a box being drawn: redrawn without the cells.
-  function point(box = null) {
-    const state = store.get();
-    const { data, pointed, query, view } = state;
-    if (!data || !geometry) return;
-    const { left, top, width, height, marginTop, marginRight } = geometry;
-    const { shift, key_len } = data.group;
-    const pen = clear(pens[1]);
-    const isShown = (at) => at >= view.q0 && at < view.q1;
-    const middle = (at) => boxOf(state, [at, at + 1], [0, 0]);
-    const markQuery = (at, colour) => {
-      if (!isShown(at)) return;
-      const [, y, , high] = middle(at);
-      triangle(pen, colour, [left - 1, y + high / 2], [left - 8, y + high / 2 - 4.5], [left - 8, y + high / 2 + 4.5]);
-    };
-    for (const key of state.found.keys) {
-      if (shift !== null) markQuery(key - shift, "--found");
-      if (key < view.k0 || key >= view.k1) continue;
-      const [x, , wide] = boxOf(state, [0, 0], [key, key + 1]);
-      const [at, under] = [x + wide / 2, top + height];
-      triangle(pen, "--found", [at, under + 1], [at - 4, under + 8], [at + 4, under + 8]);
-    }
-    markQuery(query, "--cross");
-    pen.globalAlpha = 0.5;
-    if (isShown(query)) {
-      const pinned = drawnCell(state, data, query, clamp(query, 0, key_len - 1));
-      const [, y, , high] = boxOf(state, pinned.queries, [0, 0]);
-      pen.setLineDash([2, 2]);
-      strip(pen, left, y, width + marginRight - 16, high);
-      pen.setLineDash([]);
-    }
-    if (pointed && isShown(pointed.query) && pointed.key >= view.k0 && pointed.key < view.k1) {
-      const cell = drawnCell(state, data, pointed.query, pointed.key);
-      const [x, y, wide, high] = boxOf(state, cell.queries, cell.keys);
-      strip(pen, left, y, width + marginRight - 16, high);
-      strip(pen, x, top - marginTop + 18, wide, height + marginTop - 18);
-      pen.globalAlpha = 1;
-      pen.lineWidth = 1.5;
-      const [growX, growY] = [wide, high].map((size) => Math.max(1, 4 - size / 2));
-      pen.strokeRect(x - growX, y - growY, wide + 2 * growX, high + 2 * growY);
-    }
-    if (box) {
-      pen.lineWidth = pen.globalAlpha = 1;
-      pen.strokeRect(...box);
-      pen.globalAlpha = 0.12;
-      pen.fillRect(...box);
-    }
-  }
-
-  // The pair below a place of the window, the nearest one where clamped, or null.
-  function pairAt({ clientX, clientY }, clamped = "") {
-    const { view } = store.get();
-    const box = cells.getBoundingClientRect();
-    let shares = [
-      (clientX - box.left - geometry.left) / geometry.width,
-      (clientY - box.top - geometry.top) / geometry.height,
-    ];
-    if (clamped) shares = shares.map((share) => clamp(share, 0, 0.999999));
-    if (shares.some((share) => share < 0 || share >= 1)) return null;
-    const within = (share, from, to) => from + Math.floor(share * (to - from));
-    return { query: within(shares[1], view.q0, view.q1), key: within(shares[0], view.k0, view.k1) };
-  }
-
-  // What an export needs: the view's pixels, in light colours or dark ones.
-  function picture(width, height, dark = false) {
-    const state = store.get();
-    const pixels = pixelsOf(state, state.data, width, height, dark);
-    return { canvas: imageOf(pixels, width, height), forbidden: pixels.includes(0), range: scaleOf(state, state.data) };
-  }
-
-  return { holder, measure, draw, point, pairAt, picture, geometry: () => geometry };
+export function measure() {
+  const { query_len, key_len, rows, cols } = groupNow();
+  const holder = byId("map");
+  const room = holder.previousElementSibling.clientWidth; // the map itself is as wide as what it draws
+  const narrow = room < NARROW;
+  const hasTokens = state.queryTokens || state.keyTokens;
+  const left = hasTokens ? (narrow ? 64 : 92) : narrow ? 48 : 68;
+  const bottom = hasTokens ? (narrow ? 64 : 80) : 44;
+  const [top, right] = narrow ? [48, 44] : [60, 64];
+  const tallest = clamp(innerHeight - 400, 360, SIDE);
+  const widest = clamp(room - left - right, 120, SIDE);
+  const width = wholeCells(clamp((tallest * key_len) / query_len, 120, widest), cols);
+  const height = query_len === key_len ? width : wholeCells(clamp((width * query_len) / key_len, 90, tallest), rows);
+  place = { left, top, width, height, right, bottom, narrow, size: [left + width + right, top + height + bottom] };
+  pens = ["cells", "cross"].map((id) => penFor(byId(id), ...place.size));
 }
 
-function triangle(pen, colour, ...points) {
-  pen.fillStyle = cssColour(colour);
-  pen.beginPath();
-  for (const place of points) pen.lineTo(...place);
-  pen.fill();
+// The map with its axes and margins at a place, from so many pixels. Gives what the pixels hold.
+export function drawMap(pen, at, wide, high, dark) {
+  const pixels = pixelsOf(state.data, wide, high, dark);
+  const box = [at.left, at.top, at.width, at.height];
+  hatchBox(pen, ...box);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(imageOf(pixels, wide, high), ...box);
+  frame(pen, "--muted", ...box);
+  drawAxes(pen, at);
+  drawMargins(pen, at);
+  return pixels;
+}
+
+function clear(pen) {
+  pen.clearRect(0, 0, ...place.size);
+  pen.fillStyle = pen.strokeStyle = cssColour("--cross");
+  pen.lineWidth = pen.globalAlpha = 1;
+  return pen;
+}
+
+export function drawHead() {
+  const pen = clear(pens[0]);
+  const { width, height } = place;
+  drawMap(pen, place, round(width * unitNow()), round(height * unitNow()), isDark());
+  // A dashed line around what is finer than the map.
+  pen.strokeStyle = cssColour("--accent");
+  pen.setLineDash([4, 3]);
+  for (const { query, key, queries, keys } of partsInView(state.data)) {
+    const [x, y, across, down] = boxOf([query, query + queries], [key, key + keys]);
+    if (across < width - 1 || down < height - 1) pen.strokeRect(x + 0.5, y + 0.5, across - 1, down - 1);
+  }
+  pen.setLineDash([]);
+  drawMarks();
+}
+
+// The pixels that pairs cover, cut at the edges of the map: [x, y, width, height].
+function boxOf(queries, keys) {
+  const { view } = state;
+  const side = ([from, to], low, high, start, size) => {
+    const [a, b] = [from, to].map((at) => clamp(((at - low) * size) / (high - low), 0, size));
+    return [start + a, b - a];
+  };
+  const [x, wide] = side(keys, view.k0, view.k1, place.left, place.width);
+  const [y, high] = side(queries, view.q0, view.q1, place.top, place.height);
+  return [x, y, wide, high];
+}
+
+// The cross-hair, the pinned query, what was found, a box being drawn: redrawn without the cells.
+export function drawMarks(box) {
+  const { data, pointed, query, view } = state;
+  const { shift, key_len } = data.group;
+  const { left, top, width, height, right } = place;
+  const pen = clear(pens[1]);
+  const isQuery = (at) => at >= view.q0 && at < view.q1;
+  const isKey = (at) => at >= view.k0 && at < view.k1;
+  const markQuery = (at, colour) => {
+    if (!isQuery(at)) return;
+    const [, y, , high] = boxOf([at, at + 1], [0, 0]);
+    const middle = y + high / 2;
+    fillShape(pen, colour, [left - 1, middle], [left - 8, middle - 4.5], [left - 8, middle + 4.5]);
+  };
+  for (const key of state.found.keys) {
+    if (shift !== null) markQuery(key - shift, "--found");
+    const [x, , wide] = boxOf([0, 0], [key, key + 1]);
+    const [middle, under] = [x + wide / 2, top + height];
+    if (isKey(key)) fillShape(pen, "--found", [middle, under + 1], [middle - 4, under + 8], [middle + 4, under + 8]);
+  }
+  markQuery(query, "--cross");
+  pen.globalAlpha = 0.5;
+  if (isQuery(query)) {
+    const [, y, , high] = boxOf(drawnCell(data, query, clamp(query, 0, key_len - 1)).queries, [0, 0]);
+    pen.setLineDash([2, 2]);
+    strip(pen, left, y, width + right - 18, high);
+    pen.setLineDash([]);
+  }
+  if (pointed && isQuery(pointed.query) && isKey(pointed.key)) {
+    const cell = drawnCell(data, pointed.query, pointed.key);
+    const [x, y, wide, high] = boxOf(cell.queries, cell.keys);
+    strip(pen, left, y, width + right - 18, high);
+    strip(pen, x, 18, wide, top + height - 18);
+    pen.globalAlpha = 1;
+    pen.lineWidth = 1.5;
+    const [growX, growY] = [wide, high].map((size) => max(1, 4 - size / 2));
+    pen.strokeRect(x - growX, y - growY, wide + 2 * growX, high + 2 * growY);
+  }
+  if (box) pen.strokeRect(...box);
 }
 
 // The outline of a row or column of cells: one line where they are finer than two would show.
 function strip(pen, x, y, wide, high) {
   const thin = (size) => size < 4;
-  if (!thin(Math.min(wide, high))) pen.strokeRect(x - 0.5, y - 0.5, wide + 1, high + 1);
-  else {
-    pen.fillRect(
-      Math.round(x + (thin(wide) ? wide / 2 : 0)),
-      Math.round(y + (thin(high) ? high / 2 : 0)),
-      thin(wide) ? 1 : wide,
-      thin(high) ? 1 : high,
-    );
-  }
+  const line = (start, size) => (thin(size) ? [round(start + size / 2), 1] : [start, size]);
+  const [[left, width], [top, height]] = [line(x, wide), line(y, high)];
+  if (thin(min(wide, high))) pen.fillRect(left, top, width, height);
+  else pen.strokeRect(x - 0.5, y - 0.5, wide + 1, high + 1);
+}
+
+// A place of the window as shares of the map: [across, down].
+export function sharesAt({ clientX, clientY }) {
+  const box = byId("cells").getBoundingClientRect();
+  return [(clientX - box.left - place.left) / place.width, (clientY - box.top - place.top) / place.height];
+}
+
+// The box between two places, as shares of the map.
+export function drawBox([a, b], [c, d]) {
+  const side = (from, to, start, size) => [start + min(from, to) * size, abs(from - to) * size];
+  const [x, wide] = side(a, c, place.left, place.width);
+  const [y, high] = side(b, d, place.top, place.height);
+  drawMarks([x, y, wide, high]);
 }
 
 // The middle pair of the cell that the map draws at a pair.
-export function middleOf(state, data, { query, key }) {
-  const cell = drawnCell(state, data, query, key);
+export function middleOf({ query, key }, view) {
+  const cell = drawnCell(state.data, query, key, view);
   const middle = ([from, to]) => (from + to - 1) >> 1;
   return { query: middle(cell.queries), key: middle(cell.keys) };
 }

@@ -1,12 +1,11 @@
 // The page of a mask: which query may read which key, and how many.
 
-import { on } from "./dom.js";
+import { barOf } from "./canvas.js";
+import { element, on } from "./dom.js";
 import { rampColour } from "./colours.js";
 import { inflate, page } from "./decode.js";
-import { canvasOf } from "./figure.js";
-import { fillBar } from "./overview.js";
+import { max, min, round } from "./numbers.js";
 import { imageOfCodes, makePlain } from "./plain.js";
-import { element } from "./tokens.js";
 import { cellName, grouped, spanText } from "./values.js";
 import { cellSpan, niceSteps } from "./viewport.js";
 
@@ -39,15 +38,15 @@ export async function startMask(root) {
   function verdict(code) {
     if (code === 0) return "may not attend";
     if (code === 255) return "allowed";
-    return "partly allowed (about " + Math.max(1, Math.min(99, Math.round(code / 2.55))) + " % of the pairs)";
+    return "partly allowed (about " + max(1, min(99, round(code / 2.55))) + " % of the pairs)";
   }
 
   function margin(values, title) {
-    const most = values.reduce((a, b) => Math.max(a, b), 0);
+    const most = values.reduce((a, b) => max(a, b), 0);
     return { values, range: [0, most], title: title + ": 0 to " + mean(most) };
   }
 
-  const select = element("select");
+  const select = element("select", "");
   const label = element("label", "", "of ");
   maps.forEach(({ name }, at) => select.append(new Option(name || "mask " + at, at)));
   label.append(select);
@@ -77,8 +76,7 @@ export async function startMask(root) {
     top: () => margin(map.perKey, "queries that may read a key"),
     right: () => margin(map.perQuery, "keys that a query may read"),
     scale() {
-      const bar = canvasOf(256, 1);
-      fillBar(bar, pooled ? colourOf : () => colourOf(1));
+      const bar = barOf(pooled ? colourOf : () => colourOf(1));
       const ticks = pooled ? [0, "some"] : [0.5, "allowed"];
       return {
         title: "share of a cell\u2019s pairs that is allowed",
@@ -95,7 +93,7 @@ export async function startMask(root) {
       return [
         asking(row) + " \u2192 " + asked(col) + ": ",
         element("b", "", verdict(codeAt(row, col))),
-        element("br"),
+        element("br", ""),
         element("span", "muted", asking(row) + reads + "; " + asked(col) + readers),
       ];
     },

@@ -1,23 +1,31 @@
 // Numbers, places and heads in words.
 
 import { page } from "./decode.js";
+import { abs, ceil, floor, round } from "./numbers.js";
 
-const digitsOf = (weight) => (weight >= 0.1 ? 3 : weight >= 0.01 ? 4 : 5);
+export const LEAST = "\u2264 " + page.floor.toFixed(5);
 
+// Three significant digits, two where it is not exact.
 export function formatWeight({ weight, forbidden, left, exact }) {
   if (forbidden) return "may not attend";
   if (left) return left === "key" ? "left out" : "nothing left";
-  if (weight <= page.floor) return "\u2264 " + page.floor.toFixed(5);
-  const digits = digitsOf(weight);
-  return exact ? weight.toFixed(digits) : "\u2248 " + weight.toFixed(digits - (weight >= 0.01 ? 1 : 0));
+  if (weight <= page.floor) return LEAST;
+  return exact ? weight.toPrecision(3) : "\u2248 " + weight.toPrecision(2);
 }
 
 // A signed difference, A - B.
 export function formatDifference(a, b) {
   if (a.forbidden || b.forbidden || a.left || b.left) return "\u2013";
   const difference = a.weight - b.weight;
-  const text = Math.abs(difference).toFixed(digitsOf(Math.abs(difference)));
-  return (a.exact && b.exact ? "" : "\u2248 ") + (Number(text) === 0 ? "" : difference < 0 ? "\u2212" : "+") + text;
+  const size = abs(difference);
+  const text = size <= page.floor ? "0" : (difference < 0 ? "\u2212" : "+") + size.toPrecision(3);
+  return (a.exact && b.exact ? "" : "\u2248 ") + text;
+}
+
+// Three digits.
+export function short(value) {
+  if (value >= 100) return round(value).toLocaleString("en");
+  return value >= 10 ? value.toFixed(1) : value >= 1 ? value.toFixed(2) : String(Number(value.toPrecision(2)));
 }
 
 export const grouped = (number) => number.toLocaleString("en");
@@ -28,7 +36,7 @@ export const spanText = (from, to = from + 1) =>
 
 // "1 cell = 128 x 128 tokens" of a grid over queries x keys.
 export function cellName(grid, queries, keys) {
-  const side = (length, cells) => spanText(Math.floor(length / cells), Math.ceil(length / cells) + 1);
+  const side = (length, cells) => spanText(floor(length / cells), ceil(length / cells) + 1);
   const size = side(queries, grid.rows) + " \u00d7 " + side(keys, grid.cols);
   return "1 cell = " + (size === "1 \u00d7 1" ? "1 pair" : size + " tokens");
 }
@@ -38,7 +46,7 @@ export function headName(groupIndex, headIndex, short = false) {
   const { heads, layers, name } = page.groups[groupIndex];
   const { layer, head } = heads[headIndex];
   const text = layers[layer] + ", head " + head;
-  return (!short && name && page.groups[1] ? name + ": " : "") + text.charAt(0).toUpperCase() + text.slice(1);
+  return (!short && name && page.groups[1] ? name + ": " : "") + text.replace(/^layer/, "Layer");
 }
 
 // Why two tabs cannot be compared, or "".

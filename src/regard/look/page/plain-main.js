@@ -1,7 +1,7 @@
 // The pages of an encoding and of a mask.
 
 import { page } from "./decode.js";
-import { byId } from "./dom.js";
+import { byId, root } from "./dom.js";
 import { startEncoding } from "./encoding.js";
 import { startMask } from "./mask.js";
 import { listenToKeys, start } from "./shell.js";
@@ -11,8 +11,8 @@ start(
   async () => {
     const plain = byId("plain");
     plain.hidden = false;
-    listenToKeys([["\u2190 \u2192 \u2191 \u2193", "in the map: the cursor", true]], "", {});
+    listenToKeys([["\u2190 \u2192 \u2191 \u2193", "in the map: the cursor"]], "", {});
     await (page.kind === "encoding" ? startEncoding(plain) : startMask(plain));
-    document.documentElement.dataset.ready = "yes";
+    root.dataset.ready = "yes";
   },
 );

@@ -1,43 +1,34 @@
 // A pen that looks like a canvas's and writes SVG, so that one drawing serves the screen, PNG and papers.
 
 import { cssColour } from "./colours.js";
+import { attributes } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const ANCHORS = { center: "middle", right: "end" };
 const RAISED = { middle: "0.35em", top: "0.8em" };
 
-// What save() keeps.
-const START = {
-  ...{ fillStyle: "#000", strokeStyle: "#000", lineWidth: 1, font: "10px sans-serif" },
-  ...{ textAlign: "left", textBaseline: "alphabetic", moved: "" },
-};
-
 const short = (value) => (typeof value === "number" ? Number(value.toFixed(2)) : value);
 
 export function svgPen(width, height) {
   const sheet = document.implementation.createDocument(SVG, "svg", null);
-  const root = sheet.documentElement;
   const kept = [];
   let path = "";
 
-  function put(made, attributes) {
-    for (const [name, value] of Object.entries(attributes)) if (value) made.setAttribute(name, short(value));
-    return made;
-  }
-
-  function add(name, attributes, parent = root) {
-    const made = put(sheet.createElementNS(SVG, name), attributes);
+  function add(name, values, parent = sheet.documentElement) {
+    const made = sheet.createElementNS(SVG, name);
+    for (const key in values) if (values[key]) made.setAttribute(key, short(values[key]));
     parent.append(made);
     return made;
   }
 
-  const drawn = (name, attributes) => add(name, { transform: pen.moved, ...attributes });
+  const drawn = (name, values) => add(name, { transform: pen.moved, ...values });
   const stroked = () => ({ fill: "none", stroke: pen.strokeStyle, "stroke-width": pen.lineWidth });
 
   const pen = {
-    ...START,
-    save: () => kept.push(Object.fromEntries(Object.keys(START).map((name) => [name, pen[name]]))),
-    restore: () => Object.assign(pen, kept.pop()),
+    moved: "",
+    // What draws sets its colours; only the place is kept.
+    save: () => kept.push(pen.moved),
+    restore: () => (pen.moved = kept.pop()),
     translate: (x, y) => (pen.moved += `translate(${short(x)} ${short(y)})`),
     rotate: (angle) => (pen.moved += `rotate(${short((angle * 180) / Math.PI)})`),
     beginPath: () => (path = ""),
@@ -48,15 +39,10 @@ export function svgPen(width, height) {
     fillRect: (x, y, width, height) => drawn("rect", { x, y, width, height, fill: pen.fillStyle }),
     strokeRect: (x, y, width, height) => drawn("rect", { x, y, width, height, ...stroked() }),
     fillText(text, x, y) {
-      const [, weight, size, family] = /^(\d+ )?([\d.]+)px (.*)/.exec(pen.font);
+      const [, size, family] = /^([\d.]+)px (.*)/.exec(pen.font);
       const made = drawn("text", {
         ...{ x, y, dy: RAISED[pen.textBaseline], "text-anchor": ANCHORS[pen.textAlign], fill: pen.fillStyle },
-        ...{
-          "font-size": size,
-          "font-family": family,
-          "font-weight": weight && weight.trim(),
-          "xml:space": "preserve",
-        },
+        ...{ "font-size": size, "font-family": family, "xml:space": "preserve" },
       });
       // XML has no place for control characters and half characters.
       made.textContent = text.replace(/[\p{Cc}\p{Cs}\ufffe\uffff]/gu, "\ufffd");
@@ -71,7 +57,7 @@ export function svgPen(width, height) {
     source: () => new XMLSerializer().serializeToString(sheet),
   };
 
-  put(root, { width, height, viewBox: `0 0 ${width} ${height}` });
+  attributes(sheet.documentElement, { width, height, viewBox: `0 0 ${width} ${height}` });
   const side = 7;
   const tile = { id: "forbidden", width: side, height: side, patternUnits: "userSpaceOnUse" };
   const pattern = add("pattern", tile, add("defs", {}));

@@ -3,13 +3,14 @@
 // The colours have a scale of their own, up to the most that this query gives: most weights of a long text are far below 1,
 // and what matters here is how the tokens compare.
 
-import { attributes, byId, on, withModifier } from "./dom.js";
-import { cssOf, rampColour, shareOf, signedColour } from "./colours.js";
-import { groupOf } from "./decode.js";
+import { barOf } from "./canvas.js";
+import { cssOf, rampColour, scaleColour, shareOf, signedColour } from "./colours.js";
+import { arrowOf, attributes, byId, fill, on, onKeys, span } from "./dom.js";
 import { keyOf, pin, pointAt, queryOf } from "./going.js";
-import { button } from "./grid.js";
-import { fillBar } from "./overview.js";
-import { element, inText } from "./tokens.js";
+import { swatch } from "./legend.js";
+import { abs, max } from "./numbers.js";
+import { set, state, when } from "./store.js";
+import { inText } from "./tokens.js";
 import { grouped, perKey, spanText, strongest } from "./values.js";
 import { clamp } from "./viewport.js";
 
@@ -19,64 +20,41 @@ const BEFORE = 300; // how much of a stretch comes before the query: it reads wh
 const LOG_FLOOR = 0.01;
 
 // The most that a query gives to one key, and that key.
-function mostOf(state, data) {
-  const [item] = strongest(state, data, state.query, 1).items;
+function mostOf(data) {
+  const [item] = strongest(data, state.query, 1).items;
   return item ? [item.weight / (item.keys[1] - item.keys[0]), item.keys[0]] : [0, 0];
 }
 
-export function makeText(store) {
+// Where the pinned query stands, or, where it is no token of this text, what it reads most.
+const home = () => keyOf(state.query) ?? mostOf(state.data)[1];
+
+export function makeText() {
   const holder = byId("tokens");
-  const tokens = () => store.get().keyTokens;
-  const earlier = button("\u2039 earlier", () => show(first - STRETCH));
-  const later = button("later \u203a", () => show(first + STRETCH));
-  const most = button("most read", () => moveTo(store.get().data.mostRead.keys[0]), "The key that receives most");
-  const moves = element(
-    "div",
-    "bar moves",
-    earlier,
-    later,
-    button("at the query", () => show(home() - BEFORE)),
-    most,
-  );
-  let first = -1; // nothing is shown yet
-  let spans = [];
+  const [earlier, later] = ["earlier", "later"].map(byId);
+  let first = 0;
+  let spans = []; // nothing is shown yet
   let cursor = -1;
-
-  byId("text-legend").before(moves);
-  attributes(holder, {
-    role: "listbox",
-    dir: "auto",
-    "aria-label": "Text: arrow keys move, Enter pins a token as the query",
-  });
-
-  // Where the pinned query stands, or, where it is no token of this text, what it reads most.
-  function home() {
-    const state = store.get();
-    return keyOf(groupOf(state), state.query) ?? mostOf(state, state.data)[1];
-  }
 
   const isShown = (key) => key >= first && key < first + spans.length;
 
   function show(start) {
-    const length = tokens().length;
-    first = clamp(start, 0, Math.max(0, length - STRETCH));
-    spans = tokens()
-      .slice(first, first + STRETCH)
-      .map((token, place) => {
-        const made = element("span", "", inText(token));
-        made.role = "option";
-        made.id = "token-" + (first + place);
-        made.dataset.at = first + place;
-        return made;
-      });
-    holder.replaceChildren(...spans);
+    const { keyTokens: tokens } = state;
+    const { length } = tokens;
+    first = clamp(start, 0, max(0, length - STRETCH));
+    spans = tokens.slice(first, first + STRETCH).map((token, place) => {
+      const made = span("", inText(token));
+      made.role = "option";
+      made.id = "token-" + (first + place);
+      made.dataset.at = first + place;
+      return made;
+    });
     const stop = first + spans.length;
-    moves.hidden = length <= STRETCH;
-    byId("text-about").textContent = moves.hidden
-      ? grouped(length) + " tokens"
-      : spanText(first, stop) + " of " + grouped(length);
-    earlier.disabled = first === 0;
-    later.disabled = stop === length;
+    fill(holder, ...spans);
+    // Words without spaces of their own are set apart.
+    holder.classList.toggle("words", !tokens.some((token) => /\s/.test(token)));
+    fill("text-about", (spans.length < length ? spanText(first, stop) + " of " : "") + grouped(length) + " tokens");
+    earlier.hidden = first === 0;
+    later.hidden = stop === length;
     colour();
   }
 
@@ -84,123 +62,97 @@ export function makeText(store) {
   function reveal(key, before) {
     if (!isShown(key)) show(key - before);
     const top = spans[key - first].offsetTop;
-    if (top < holder.scrollTop + 20 || top > holder.scrollTop + holder.clientHeight - 60) {
-      holder.scrollTop = top - holder.clientHeight * 0.6;
-    }
+    const { scrollTop, clientHeight } = holder;
+    if (top < scrollTop + 20 || top > scrollTop + clientHeight - 60) holder.scrollTop = top - clientHeight * 0.6;
   }
 
   function colour() {
-    const state = store.get();
-    const { data, otherData, scale, found, query } = state;
-    const own = keyOf(groupOf(state), query);
-    const rows = [data, otherData]
-      .filter(Boolean)
-      .map((head) => perKey(state, head, query, first, first + spans.length));
-    const high = Math.max(mostOf(state, data)[0], otherData ? mostOf(state, otherData)[0] : 0);
-    const colourOf = otherData ? signedColour : rampColour;
+    const { data, rival, scale, found, query } = state;
+    const own = keyOf(query);
+    const all = [data, rival].filter(Boolean);
+    const rows = all.map((one) => perKey(one, query, first, first + spans.length));
+    const high = max(...all.map((one) => mostOf(one)[0]));
+    const colourOf = rival ? signedColour : rampColour;
     const matches = new Set(found.keys);
     spans.forEach((token, place) => {
       const at = first + place;
       const forbidden = rows.every((row) => row.forbidden[place]);
-      const weight = rows[0].weights[place] - (otherData ? rows[1].weights[place] : 0);
-      const share =
-        forbidden || !high ? 0 : shareOf(Math.abs(weight) / high, scale, { logFloor: LOG_FLOOR, highest: 1 });
-      const marks = {
-        query: at === own,
-        hatch: forbidden,
-        found: matches.has(at),
-        current: at === found.keys[found.at],
-      };
-      token.className = Object.keys(marks)
-        .filter((name) => marks[name])
+      const weight = rows[0].weights[place] - (rival ? rows[1].weights[place] : 0);
+      const range = { logFloor: LOG_FLOOR, highest: 1 };
+      const share = forbidden || !high ? 0 : shareOf(abs(weight) / high, scale, range);
+      token.className = [
+        at === own && "query",
+        forbidden && "hatched",
+        matches.has(at) && "found",
+        at === found.keys[found.at] && "current",
+      ]
+        .filter(Boolean)
         .join(" ");
-      token.ariaSelected = String(at === own);
+      token.ariaSelected = at === own;
       token.style.backgroundColor = share < 0.02 ? "" : cssOf(colourOf(PART * share * Math.sign(weight)));
     });
     mark();
-    const bar = element("canvas", "ramp");
-    fillBar(bar, (share) => (otherData ? signedColour(PART * (2 * share - 1)) : rampColour(PART * share)));
     const top = high.toPrecision(2);
-    const low = scale === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
-    const what =
-      "weight that query " +
-      grouped(query) +
-      " gives" +
-      (otherData ? ", A \u2212 B, " : ", ") +
-      scale +
-      "; " +
-      rows[0].how;
-    byId("text-legend").replaceChildren(
-      otherData ? "\u2212" + top : low,
-      bar,
-      top,
-      element("span", "muted", what),
-      ...(rows[0].forbidden.includes(1)
-        ? [element("span", "square hatched"), element("span", "muted", "may not attend")]
-        : []),
-    );
+    const low = rival ? "\u2212" + top : scale === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
+    const what = `weight that query ${grouped(query)} gives, ${rival ? "A \u2212 B, " : ""}${scale}; ${rows[0].how}`;
+    const hatched = rows[0].forbidden.includes(1) ? swatch("hatched", "may not attend") : "";
+    fill("text-legend", low, barOf(scaleColour(rival, PART)), top, span("muted", what), hatched);
   }
 
   // The token at the cursor of the map or of the text.
   function mark() {
-    const { pointed } = store.get();
     const focused = document.activeElement === holder;
-    const token = spans[(focused && cursor >= 0 ? cursor : pointed ? pointed.key : -1) - first];
+    const at = focused && cursor >= 0 ? cursor : state.pointed ? state.pointed.key : -1;
+    const token = spans[at - first];
     for (const old of holder.querySelectorAll(".at")) old.classList.remove("at");
     if (token) token.classList.add("at");
     attributes(holder, { "aria-activedescendant": token && focused ? token.id : "" });
   }
 
   function keep(key) {
-    const state = store.get();
-    const query = queryOf(groupOf(state), key);
-    if (query >= 0) pin(store, query);
-    else pointAt(store, state.query, key);
+    cursor = key;
+    const query = queryOf(key);
+    if (query >= 0) pin(query);
+    else pointAt(state.query, key);
   }
 
-  function moveTo(key) {
-    cursor = clamp(key, 0, tokens().length - 1);
-    reveal(cursor, STRETCH / 2);
-    pointAt(store, store.get().query, cursor);
-    mark();
-  }
-
-  on(holder, "keydown", (event) => {
-    if (withModifier(event) || first < 0) return;
+  onKeys(holder, (event) => {
+    if (!spans.length) return false;
     if (!isShown(cursor)) cursor = isShown(home()) ? home() : first;
+    if (event.key === "Enter") return keep(cursor);
     const ahead = getComputedStyle(holder).direction === "rtl" ? -1 : 1;
-    const steps = { ArrowLeft: -ahead, ArrowRight: ahead, ArrowUp: -10, ArrowDown: 10, PageUp: -100, PageDown: 100 };
-    const step = { ...steps, Home: -Infinity, End: Infinity }[event.key];
-    if (step) moveTo(cursor + step);
-    else if (event.key === "Enter") keep(cursor);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
+    const [down, across] = arrowOf(event) || [{ PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }[event.key], 0];
+    if (!down && !across) return false;
+    cursor = clamp(cursor + 10 * down + ahead * across, 0, state.keyTokens.length - 1);
+    reveal(cursor, STRETCH / 2);
+    pointAt(state.query, cursor);
+    mark();
   });
-  on(holder, "click", ({ target }) => {
-    if (!target.dataset.at) return;
-    cursor = Number(target.dataset.at);
-    keep(cursor);
-  });
-  on(holder, "pointerover", ({ target }) => {
-    if (target.dataset.at) store.set({ pointed: { query: store.get().query, key: Number(target.dataset.at) } });
-  });
-  on(holder, "pointerleave", () => store.set({ pointed: null }));
-  on(holder, "focus blur", mark);
-
-  store.on(
-    ["data", "otherData", "query", "scale", "hideFirst", "theme", "found", "tick"],
-    ({ data, found }, changed) => {
-      byId("text").hidden = !tokens();
-      if (!tokens() || !data) return;
-      if (spans.length === 0) first = -1;
-      const key = changed.has("found") ? found.keys[found.at] : undefined;
-      if (first < 0) show(home() - BEFORE);
-      else colour();
-      if (key !== undefined) reveal(key, STRETCH / 2);
-      else if (changed.has("query")) reveal(home(), BEFORE);
-    },
+  const withKey = (act) => (event) => {
+    const { at } = event.target.dataset;
+    if (at) act(Number(at));
+  };
+  on(holder, "click", withKey(keep));
+  on(
+    holder,
+    "pointerover",
+    withKey((key) => set({ pointed: { query: state.query, key } })),
   );
-  store.on(["group"], () => (spans = []));
-  store.on(["pointed"], mark);
+  on(holder, "pointerleave", () => set({ pointed: null }));
+  on(holder, "focus blur", mark);
+  on(earlier, "click", () => show(first - STRETCH));
+  on(later, "click", () => show(first + STRETCH));
+
+  when("data rival query scale hideFirst theme found tick", (changed) => {
+    const { keyTokens, data, found } = state;
+    byId("text").hidden = !keyTokens;
+    if (!keyTokens || !data) return;
+    if (spans.length) colour();
+    else show(home() - BEFORE);
+    const key = changed.has("found") ? found.keys[found.at] : undefined;
+    if (key !== undefined) reveal(key, STRETCH / 2);
+    else if (changed.has("query")) reveal(home(), BEFORE);
+  });
+  when("group", () => (spans = []));
+  when("pointed", mark);
 }

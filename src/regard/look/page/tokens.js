@@ -1,5 +1,8 @@
 // Tokens as text: blanks told apart, and no character that could rearrange the line around it.
 
+import { element } from "./dom.js";
+import { min } from "./numbers.js";
+
 const BLANKS = { " ": "\u00b7", "\n": "\u23ce", "\r": "\u240d", "\t": "\u2192" };
 const ENDLESS = 4096; // no label looks further into a token than this
 
@@ -36,13 +39,9 @@ export function inText(token) {
   }).join("");
 }
 
-// content: strings and nodes; what is undefined is left out.
-export function element(name, className, ...content) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...content.filter((one) => one !== undefined));
-  return made;
-}
-
 // A <bdi> keeps a right-to-left token from turning the sentence around it.
 export const tokenElement = (token, width) => element("bdi", "token", visible(token, width));
+
+// The first tokens of a stretch, where there are tokens.
+export const excerpt = (tokens, [from, to], count, width) =>
+  tokens ? tokenElement(tokens.slice(from, min(to, from + count)).join(""), width) : "";

@@ -4,16 +4,22 @@
 //   left   "" | "key" (the first key, left out) | "query" (gives all its weight to the first key: nothing is left)
 
 import { weightTable } from "./decode.js";
-import { cellOf, cellSpan, clamp } from "./viewport.js";
+import { log, max, min } from "./numbers.js";
+import { state } from "./store.js";
+import { cellOf, cellSpan } from "./viewport.js";
+
+import { short } from "./naming.js";
 
 export * from "./naming.js";
 
 const NOTHING = 1e-6; // a query that keeps less than this beside the first key has nothing to renormalise
 const DETAIL = 768; // a finer part is drawn where the view holds at most so many of its cells on a side
+const STEPS = 25; // of a margin that a number has at least: one is then 4 % of it
 const RENORMALISED = ", renormalised";
 
 export const isOne = ([from, to]) => to - from === 1;
-const ofPairs = (grid) => grid.rows === grid.queries && grid.cols === grid.keys;
+export const ofPairs = (grid) => grid.rows === grid.queries && grid.cols === grid.keys;
+const isExact = (grid) => grid.depth === 16 && ofPairs(grid);
 
 // What is kept exactly of a query, from the document or from the live server, or null.
 function keptRow(data, query) {
@@ -48,14 +54,14 @@ export function firstOfRow(data, grid, row) {
 
 // (w - share) / (1 - first); share is the part of the weight that the first key holds in it. NaN: nothing is left.
 export function renormalise(weight, first, share = 0) {
-  return 1 - first < NOTHING ? NaN : Math.max(0, weight - share) / (1 - first);
+  return 1 - first < NOTHING ? NaN : max(0, weight - share) / (1 - first);
 }
 
 function foundOf(weight, how, queries, keys) {
-  return { weight: weight || 0, forbidden: Number.isNaN(weight), left: "", exact: how === "exact", how, queries, keys };
+  return { weight: weight || 0, forbidden: isNaN(weight), left: "", exact: how === "exact", how, queries, keys };
 }
 
-const holds = (grid, query, key) =>
+export const holds = (grid, query, key) =>
   query >= grid.query && query < grid.query + grid.queries && key >= grid.key && key < grid.key + grid.keys;
 
 const codeAt = (grid, query, key) => grid.codes[(query - grid.query) * grid.cols + key - grid.key];
@@ -68,9 +74,7 @@ function exactPair(data, query, key) {
   const found = (weight) => foundOf(weight, "exact", [query, query + 1], [key, key + 1]);
   if (place >= 0) return found(row.weights[place]);
   if (row && row.codes) return found(table[row.codes[key]]);
-  const grid = [data.mean, ...data.windows, ...data.tiles].find(
-    (one) => one.depth === 16 && ofPairs(one) && holds(one, query, key),
-  );
+  const grid = [data.mean, ...data.windows, ...data.tiles].find((one) => isExact(one) && holds(one, query, key));
   return grid ? found(table[codeAt(grid, query, key)]) : null;
 }
 
@@ -81,12 +85,11 @@ export function twinOf(part, other) {
 }
 
 // The finer parts that the map draws at a view, the finest last.
-export function partsInView(state, data) {
-  const { q0, q1, k0, k1 } = state.view;
+export function partsInView(data, { q0, q1, k0, k1 } = state.view) {
   const { mean } = data;
-  if (mean.depth === 16 && ofPairs(mean)) return [];
+  if (isExact(mean)) return [];
   const fineness = (part) => part.queries / part.rows + part.keys / part.cols;
-  const against = state.otherData && (data === state.otherData ? state.data : state.otherData);
+  const against = state.rival && (data === state.rival ? state.data : state.rival);
   return [...data.tiles, ...data.windows]
     .filter(
       (part) =>
@@ -113,103 +116,107 @@ function cellIn(grid, query, key) {
 }
 
 // The cell that the map draws at a pair: of the finest part there, or of the whole map.
-export function drawnCell(state, data, query, key) {
-  const part = partsInView(state, data).findLast((one) => holds(one, query, key));
-  return cellIn(gridOf(state, data, part), query, key);
+export function drawnCell(data, query, key, view = state.view) {
+  const part = partsInView(data, view).findLast((one) => holds(one, query, key));
+  return cellIn(gridOf(data, part), query, key);
 }
 
 // Which of the two maps is shown. Of the largest weights it is not known what is left without the first key.
-export function reduceOf(state, data) {
-  const both = data && data.max && (!state.otherData || (state.otherData.max && state.data.max));
+export function reduceOf(data) {
+  const both = data && data.max && (!state.rival || (state.rival.max && state.data.max));
   return state.reduce === "max" && !state.hideFirst && both ? "max" : "mean";
 }
 
 // The grid that is drawn: of the whole map, or of a part.
-export function gridOf(state, data, part = null) {
-  const isMax = reduceOf(state, data) === "max";
+export function gridOf(data, part = null) {
+  const isMax = reduceOf(data) === "max";
   if (!part) return isMax ? data.max : data.mean;
   return isMax && part.max ? { ...part, codes: part.max } : part;
 }
 
 // What the map draws at a pair.
-export function drawn(state, data, query, key) {
-  const { grid, row, col, queries, keys } = drawnCell(state, data, query, key);
+export function drawn(data, query, key) {
+  const { grid, row, col, queries, keys } = drawnCell(data, query, key);
   const single = isOne(queries) && isOne(keys);
   const exact = single && grid.depth === 8 && exactPair(data, query, key);
-  const how = !single ? "pooled " + reduceOf(state, data) : grid.depth === 16 ? "exact" : "within 2.3 %";
+  const how = !single ? "pooled " + reduceOf(data) : grid.depth === 16 ? "exact" : "within 2.3 %";
   const found = exact || foundOf(weightTable(grid.depth)[grid.codes[row * grid.cols + col]], how, queries, keys);
   const ofRow = { weight: firstOfRow(data, grid, row), exact: false };
-  return withoutFirst(state, found, single ? firstWeight(data, query) : ofRow);
+  return withoutFirst(found, single ? firstWeight(data, query) : ofRow);
 }
 
 // The best that is known of a pair: itself if it is kept exactly, else the cell that the map draws there.
-export function entry(state, data, query, key) {
+export function entry(data, query, key) {
   const exact = exactPair(data, query, key);
-  return exact ? withoutFirst(state, exact, firstWeight(data, query)) : drawn(state, data, query, key);
+  return exact ? withoutFirst(exact, firstWeight(data, query)) : drawn(data, query, key);
 }
 
-function withoutFirst(state, found, first) {
+function withoutFirst(found, first) {
   if (!state.hideFirst || found.forbidden) return found;
   const exact = found.exact && first.exact;
   const how = found.how + (found.exact && !exact ? ", over a pooled first key" : "") + RENORMALISED;
   const isFirst = found.keys[0] === 0;
   const weight = renormalise(found.weight, first.weight, isFirst ? first.weight : 0);
-  const left = isFirst && isOne(found.keys) ? "key" : Number.isNaN(weight) ? "query" : "";
+  const left = isFirst && isOne(found.keys) ? "key" : isNaN(weight) ? "query" : "";
   return { ...found, weight: left ? 0 : weight, left, how, exact };
 }
 
+const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
+
+function entropyOfWeights(weights) {
+  const total = sumOf(weights);
+  return sumOf(weights.map((weight) => (weight > 0 ? -(weight / total) * log(weight / total) : 0)));
+}
+
 // What a query gives most to, and what is left over for all other keys.
-export function strongest(state, data, query, count) {
+export function strongest(data, query, count) {
   const { mean } = data;
   const row = keptRow(data, query);
   const cell = cellIn(mean, query, 0);
-  const isExact = row || (mean.depth === 16 && ofPairs(mean));
+  const exact = Boolean(row) || isExact(mean);
   const queries = row ? [query, query + 1] : cell.queries;
   // All weights of the row, one a cell of the map or one a key; of a pooled map's exact query only the strongest are known.
   const live = row && row.codes;
-  const codes =
-    live || (!row || ofPairs(mean) ? mean.codes.subarray(cell.row * mean.cols, (cell.row + 1) * mean.cols) : []);
-  const known = Array.from(codes, (code) => weightTable(live ? 16 : mean.depth)[code] || 0);
-  const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
+  const known = Array.from(
+    live || (!row || ofPairs(mean) ? mean.codes.subarray(cell.row * mean.cols, (cell.row + 1) * mean.cols) : []),
+    (code) => weightTable(live ? 16 : mean.depth)[code] || 0,
+  );
+  const restExact = Boolean(row) && known.length === mean.keys && (live || mean.depth === 16);
   let items = row
-    ? Array.from(row.keys, (key, at) => ({ keys: [key, key + 1], weight: row.weights[at] })).filter(
-        ({ weight }) => weight > 0,
-      )
-    : known
-        .map((weight, col) => ({ keys: cellSpan(col, mean.cols, mean.keys), weight }))
-        .filter(({ weight }) => weight > 0);
+    ? Array.from(row.keys, (key, at) => ({ keys: [key, key + 1], weight: row.weights[at] }))
+    : known.map((weight, col) => ({ keys: cellSpan(col, mean.cols, mean.keys), weight }));
   // Rounded codes may add up to a little more than all.
-  let total = row ? row.total : Math.min(1, sumOf(known));
-  let { entropy } = row || { entropy: entropyOf(data, query).value };
-  let how = isExact ? "exact" : isOne(queries) ? "within 2.3 %" : "pooled mean";
+  let total = row ? row.total : min(1, sumOf(known));
+  let entropy = entropyOf(data, query, true).value;
+  let how = exact ? "exact" : isOne(queries) ? "within 2.3 %" : "pooled mean";
   const first = state.hideFirst ? firstWeight(data, query).weight : 0;
   const c = 1 - first;
+  const left = c < NOTHING ? "query" : "";
   if (state.hideFirst) {
     how += RENORMALISED;
-    if (c < NOTHING) {
-      return { items: [], rest: 0, total: 0, entropy: 0, left: "query", how, queries, exact: Boolean(isExact) };
-    }
-    items = items
-      .map(({ keys: [from, to], weight }) => ({
-        keys: [from || 1, to],
-        weight: renormalise(weight, first, from ? 0 : first),
-      }))
-      .filter(({ keys, weight }) => keys[1] > keys[0] && weight > 0);
-    total = Math.max(0, total - first) / c;
-    // H' = -sum (p / c) ln(p / c) over the other keys, c = 1 - p_0
-    entropy = Math.max(0, (entropy + (first > 0 ? first * Math.log(first) : 0)) / c + total * Math.log(c));
+    items = items.map(({ keys: [from, to], weight }) => ({
+      keys: [from || 1, to],
+      weight: renormalise(weight, first, from ? 0 : first),
+    }));
+    total = max(0, total - first) / c;
+    // H' = -sum (p / c) ln(p / c) over the other keys, c = 1 - p_0. As a difference it is not known where c is small.
+    entropy = restExact
+      ? entropyOfWeights(known.slice(1))
+      : max(0, (entropy + (first > 0 ? first * log(first) : 0)) / c + total * log(c));
   }
-  items = items.sort((a, b) => b.weight - a.weight).slice(0, count);
-  const restExact = row && known.length === mean.keys && (live || mean.depth === 16);
+  items = items
+    .filter(({ keys, weight }) => weight > 0 && keys[1] > keys[0])
+    .sort((a, b) => b.weight - a.weight)
+    .slice(0, count);
   const listed = new Set(items.map(({ keys }) => keys[0]));
   const rest = restExact
     ? sumOf(known.map((weight, key) => (listed.has(key) || (state.hideFirst && key === 0) ? 0 : weight))) / c
-    : Math.max(0, total - sumOf(items.map(({ weight }) => weight)));
-  return { items, rest, restExact: Boolean(restExact), total, entropy, how, queries, exact: Boolean(isExact) };
+    : max(0, total - sumOf(items.map(({ weight }) => weight)));
+  return { items, rest, restExact, total, entropy, left, how, queries, exact };
 }
 
 // What a query gives to each key of k0 .. k1; a cell's weight is spread evenly over its keys.
-export function perKey(state, data, query, k0, k1) {
+export function perKey(data, query, k0, k1) {
   const { mean } = data;
   const row = keptRow(data, query);
   const live = row && row.codes;
@@ -223,14 +230,14 @@ export function perKey(state, data, query, k0, k1) {
     const exact = !live && mean.depth === 8 ? exactPair(data, query, key) : null;
     let weight = live ? weightTable(16)[live[key]] : weightTable(mean.depth)[mean.codes[at + col]] / (to - from);
     if (exact) weight = exact.forbidden ? NaN : exact.weight;
-    if (state.hideFirst && !Number.isNaN(weight)) {
+    if (state.hideFirst && !isNaN(weight)) {
       const share = from === 0 && !live && !exact ? first / (to - from) : 0;
       weight = key ? renormalise(weight, first, share) || 0 : 0;
     }
-    forbidden[key - k0] = Number.isNaN(weight);
+    forbidden[key - k0] = isNaN(weight);
     weights[key - k0] = weight || 0;
   }
-  const how = live || (mean.depth === 16 && ofPairs(mean)) ? "exact" : ofPairs(mean) ? "within 2.3 %" : "pooled mean";
+  const how = live || isExact(mean) ? "exact" : ofPairs(mean) ? "within 2.3 %" : "pooled mean";
   return { weights, forbidden, how: how + (state.hideFirst ? RENORMALISED : "") };
 }
 
@@ -241,21 +248,27 @@ function marginAt(values, token, length) {
   return { value: values[cell], span, exact: isOne(span) };
 }
 
-// The entropy of a query: its own where it is kept, else the mean over its cell.
-export function entropyOf(data, query) {
+// The entropy of a query: its own where it is kept, else the mean over its cell; without the first key where that is left
+// out, and can be: of a mean over queries it is not known, which says so.
+export function entropyOf(data, query, whole = false) {
   const row = keptRow(data, query);
-  if (row) return { value: row.entropy, span: [query, query + 1], exact: true };
-  return marginAt(data.entropy, query, data.group.query_len);
+  if (!row) return { ...marginAt(data.entropy, query, data.group.query_len), note: noteOf(whole) };
+  const own = { span: [query, query + 1], exact: true, note: "" };
+  return { ...own, value: state.hideFirst && !whole ? strongest(data, query, 0).entropy : row.entropy };
 }
 
-// What a key receives, summed over all queries: its own where it is known, else the mean over its cell.
-// text has as many decimals as the 16-bit steps of the margins can tell apart.
+const noteOf = (whole) => (state.hideFirst && !whole ? ", with the first key" : "");
+
+// What a key receives, summed over all queries, in words: itself where it is known, else the mean over its cell and the
+// most of one key in it.
 export function receivedOf(data, key) {
-  const { meta, mostRead, group } = data;
+  const { mostRead, group, meta } = data;
   const place = mostRead.keys.indexOf(key);
-  const decimals = (most) => clamp(Math.floor(Math.log10(13107 / most)), 0, 5);
-  const found = marginAt(data.received, key, group.key_len);
-  const peak = marginAt(data.peak, key, group.key_len).value.toFixed(decimals(meta.peak_max));
-  const text = found.value.toFixed(decimals(meta.received_max));
-  return place < 0 ? { ...found, text, peak } : { text: mostRead.weights[place].toFixed(3), span: [key, key + 1] };
+  if (place >= 0) return { text: short(mostRead.weights[place]), span: [key, key + 1] };
+  const at = (values, most) => {
+    const found = marginAt(values, key, group.key_len);
+    const least = (STEPS * most) / 65535;
+    return { ...found, text: found.value < least ? "\u2264 " + short(least) : "\u2248 " + short(found.value) };
+  };
+  return { ...at(data.received, meta.received_max), most: at(data.peak, meta.peak_max).text };
 }

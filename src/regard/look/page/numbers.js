@@ -1,0 +1,3 @@
+// Mathematics by its short names.
+
+export const { abs, ceil, exp, floor, log, max, min, round } = Math;
