@@ -57,9 +57,8 @@ def test_nothing_but_the_page_is_built() -> None:
 def test_it_is_small_and_ascii(name: str, least: int) -> None:
     contents = [built("page.html"), built(f"{name}.css"), built(f"{name}.js")]
     assert all(content.isascii() for content in contents)
-    # Less would be a page that does nothing. 60 kB are wanted; the page of weights is above it with all its views, and
-    # may not grow.
-    assert least < sum(map(len, contents)) <= (79_000 if name == "page" else 60_000)
+    # Less would be a page that does nothing.
+    assert least < sum(map(len, contents)) <= 60_000
 
 
 def test_no_name_of_the_data_is_spelled_short() -> None:

@@ -31,7 +31,6 @@ from regard.look.profiles import profiles
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.figure import Figure
 
 __all__ = [
     "compare",
@@ -123,8 +122,6 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 200.0) ->
         TypeError: if figure is none.
         ValueError: if the name ends otherwise, the path is a folder, or dpi is not above 0.
     """
-    from matplotlib.figure import Figure
-
     if not callable(getattr(figure, "savefig", None)):
         raise TypeError(f"figure is of type {type(figure).__name__}; expected a matplotlib Figure, and then the path")
     dpi = positive("dpi", dpi, "dots an inch, above 0")
