@@ -88,7 +88,8 @@ def test_the_sequence_of_a_batch_that_is_shown_is_said(some_weights: Make) -> No
     page = regard.look(weights, batch=2, notes=["cut short"])
     assert shown(page)["notes"] == ["cut short", "sequence 2 of 4, counted from 0"]
     same(means(page, 0, 1), weights[2, 1])
-    assert shown(regard.look(weights, batch=-1))["notes"] == ["sequence 3 of 4, counted from 0"]
+    for number in (np.int64(3), torch.tensor(3)):
+        assert shown(regard.look(weights, batch=number))["notes"] == ["sequence 3 of 4, counted from 0"]
     assert shown(regard.look(some_weights(1, 2, 6, 6)))["notes"] == []
 
 
@@ -100,6 +101,28 @@ def test_what_was_asked_for_is_kept(some_weights: Make) -> None:
     assert 411 in kept
     assert "asked for" in [window["name"] for window in group["heads"][0]["windows"]]
     assert len(json.dumps(shown(page), separators=(",", ":"))) <= 150_000
+
+
+def test_what_was_asked_for_may_be_read_once_and_be_any_integer(some_weights: Make) -> None:
+    weights = {name: some_weights(1, 1, 700, 700, mask=masks.causal()) for name in "ab"}
+    page = regard.look(
+        weights,
+        queries=(number for number in (np.int32(411), torch.tensor(7))),
+        windows=iter([(np.int64(300), torch.tensor(200))]),
+        max_bytes=np.int64(150_000),
+    )
+    for group in shown(page)["groups"]:
+        assert {411, 7} <= set(np.frombuffer(zlib.decompress(base64.b64decode(group["queries"])), "<u4").tolist())
+        asked = [window for window in group["heads"][0]["windows"] if window["name"] == "asked for"]
+        assert [(each["query"] <= 300 < each["query"] + each["rows"]) for each in asked] == [True]
+
+
+def test_bytes_that_nobody_gave_are_called_the_default(
+    layers: list[AttentionWeights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.look.opened.MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="max_bytes is the default of 1,000, which the tokens and the smallest maps"):
+        regard.look(layers)
 
 
 def test_progress_counts_layers(layers: list[AttentionWeights]) -> None:
@@ -127,7 +150,12 @@ def test_progress_counts_layers(layers: list[AttentionWeights]) -> None:
         ),
         ("good", {"mask": torch.ones(12, 12).bool()}, ValueError, "mask was given, but layer 0 knows its own"),
         ("a path", {}, TypeError, "weights is of type str; expected AttentionWeights or dense tensors"),
-        ("good", {"max_bytes": "5"}, TypeError, "max_bytes is '5'; expected an integer, such as 2_000_000, or None"),
+        (
+            "good",
+            {"max_bytes": "5"},
+            TypeError,
+            "max_bytes is '5'; expected a number of bytes, such as 2_000_000, or None",
+        ),
         (
             "good",
             {"max_bytes": 0},
@@ -135,6 +163,30 @@ def test_progress_counts_layers(layers: list[AttentionWeights]) -> None:
             "max_bytes is 0; expected a number of bytes, such as 2_000_000, or None",
         ),
         ("good", {"batch": "0"}, TypeError, "batch is '0'; expected the number of one sequence, from 0"),
+        ("good", {"batch": True}, TypeError, "batch is True; expected the number of one sequence, from 0"),
+        ("good", {"batch": -1}, ValueError, "batch is -1; expected the number of one sequence, from 0"),
+        ("good", {"queries": [-1]}, ValueError, "queries holds -1, but there are 12 queries; expected 0 to 11"),
+        (
+            "good",
+            {"queries": [1.0]},
+            TypeError,
+            r"queries holds 1\.0; expected integers, the numbers of queries from 0",
+        ),
+        ("good", {"queries": 3}, TypeError, "queries is 3; expected a list of numbers of queries, from 0"),
+        ("good", {"windows": 3}, TypeError, r"windows is 3; expected a list of \(query, key\) pairs"),
+        (
+            "good",
+            {"windows": [(0, -1)]},
+            ValueError,
+            r"windows holds \(0, -1\), but there are 12 keys; expected 0 to 11",
+        ),
+        (
+            "good",
+            {"windows": [(slice(-4, None), 0)]},
+            ValueError,
+            r"windows holds .*; expected slices of step 1 that hold 1 to 64 of 12 queries, counted from 0",
+        ),
+        ("good", {"windows": [(slice("a"), 0)]}, TypeError, "windows holds .*; expected slices of step 1 that hold"),
         ("good", {"title": None}, TypeError, "title is None; expected a text"),
         ("good", {"source": b""}, TypeError, "source is b''; expected a text"),
         ("good", {"notes": "a note"}, TypeError, "notes is 'a note'; expected a list of sentences"),

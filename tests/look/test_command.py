@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+import webbrowser
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -278,9 +279,18 @@ def test_a_python_without_its_sources_says_what_to_do(monkeypatch: pytest.Monkey
 
 def test_the_page_is_opened_when_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(command.webbrowser, "open", opened.append)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     looked = run(string="def f", open=True)
     assert opened == [looked.page.resolve().as_uri()]
+
+
+def test_without_a_browser_the_address_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(webbrowser, "open", lambda _: False)
+    looked = run(string="def f", open=True)
+    address = looked.page.resolve().as_uri()
+    assert f"Note: no browser could be started here; open {address} in one\n" in capsys.readouterr().out
 
 
 def test_one_token_is_one(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +311,7 @@ def test_weights_that_are_nan_are_noted(run: Run, monkeypatch: pytest.MonkeyPatc
         return attended
 
     monkeypatch.setattr(models.DemoModel, "attend", spoilt)
-    note = "layer 1 has weights that are NaN: the scores and maps of those heads mean nothing"
+    note = "weights are NaN in layer 1 ("
     looked = run(string="def f")
     assert f"Note: {note}" in capsys.readouterr().out
     assert note in looked.page.read_text()

@@ -9,6 +9,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+import webbrowser
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_the_page_is_served_when_asked(
     run: Run, served: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(command.webbrowser, "open", opened.append)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     looked = run(string="def f", serve=True)
     ((address, content),) = served
     assert f"\nServing {address}\nIt ends with Ctrl-C.\n" in capsys.readouterr().out

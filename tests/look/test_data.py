@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -186,14 +185,6 @@ def test_what_is_not_known_is_null() -> None:
     assert (group["key_tokens"], group["query_tokens"], page["texts"], page["live"]) == (None, None, [], None)
     assert group["statistics"][0]["name"] == "previous_token"
     assert [s["name"] for s in group["statistics"] if s["low_first"]] == ["entropy"]
-
-
-def test_weights_that_are_not_numbers_are_shown_as_nothing() -> None:
-    query = torch.full((1, 1, 5, 4), math.nan)
-    weights = attention(query, torch.randn(1, 1, 5, 4, generator=seeded(0)), torch.randn(1, 1, 5, 4), masks.causal())[1]
-    (group,) = read([weights])["groups"]
-    assert group["heads"][0]["scores"]["entropy"] is None
-    assert np.nanmax(decoded.head(group, 0).mean) <= 1e-9
 
 
 def test_the_head_shown_first_can_be_chosen() -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +205,67 @@ def test_without_matplotlib_the_extra_is_named() -> None:
     assert done.stderr.splitlines()[-1] == (
         "ImportError: figures need matplotlib, which is not installed: pip install 'regard[look]'"
     )
+
+
+@pytest.mark.parametrize("kind", ["array", "module", "(1, L, D)"])
+def test_the_heatmap_takes_what_the_page_takes(kind: str) -> None:
+    embedding = torch.nn.Embedding(9, 4)
+    table = embedding.weight.detach()
+    given = {"array": table.numpy()[::-1], "module": embedding, "(1, L, D)": table[None]}[kind]
+    wanted = table.flip(0) if kind == "array" else table
+    assert np.array_equal(drawn(figures.positional_encoding(given)), wanted.numpy())
+
+
+def test_the_heatmap_refuses_what_the_page_refuses() -> None:
+    with pytest.raises(ValueError, match=r"encoding holds NaN or infinities"):
+        figures.positional_encoding(torch.full((2, 2), float("nan")))
+    with pytest.raises(ValueError, match=r"encoding has shape \(0, 4\); expected \(L, D\), a value at least"):
+        figures.positional_encoding(torch.zeros(0, 4))
+    with pytest.raises(TypeError, match=r"encoding is of type str; expected a tensor or an array"):
+        figures.positional_encoding("sinusoidal")
+
+
+def test_masks_may_be_arrays(some_weights: Make) -> None:
+    allowed = np.tril(np.ones((6, 6), dtype=bool))
+    assert np.array_equal(~drawn(figures.mask(allowed, 6, 6)).mask, allowed)
+    dense = some_weights(1, 1, 6, 6, mask=masks.causal()).to_dense().numpy()
+    assert np.array_equal(~drawn(figures.head(dense, mask=allowed)).mask, allowed)
+
+
+def test_weights_draw_one_sequence_or_one_head(some_weights: Make) -> None:
+    weights = some_weights(2, 3, 5, 5)
+    with pytest.raises(ValueError, match=r"weights.plot\(\): one sequence at a time, .*; name one of them, batch=0"):
+        weights.plot()
+    figure = weights.plot(batch=1)
+    maps = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert np.allclose(maps, weights.to_dense()[1].numpy(), atol=1e-6)
+    assert figure._repr_html_() is None  # type: ignore[attr-defined]  # the page would be of sequence 0
+    head = weights.plot(batch=1, which=2)
+    assert np.allclose(drawn(head), weights.to_dense()[1, 2].numpy(), atol=1e-6)
+    assert some_weights(1, 3, 5, 5).plot()._repr_html_() is not None  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"which is None, but weights holds 3 head\(s\)"):
+        some_weights(1, 3, 5, 5).plot(ax=canvas.new_figure(1, 1).subplots())
+    with pytest.raises(ValueError, match=r"batch is 2, but weights holds 2 sequence\(s\)"):
+        weights.plot(batch=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((masks.causal(), "a", 5), TypeError, r"query_len is 'a'; expected the number of queries, at least 1"),
+        ((masks.causal(), 5, 0), ValueError, r"key_len is 0; expected the number of keys, at least 1"),
+        (("x", 5, 5), TypeError, r"mask is of type str; expected a mask of regard.masks or booleans"),
+        ((torch.ones(5, 5), 5, 5), TypeError, r"mask holds float32; expected a mask"),
+    ],
+)
+def test_a_mask_without_a_picture_is_named(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        figures.mask(*arguments)
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"figure is of type int; expected a matplotlib Figure, and then the path"):
+        figures.save(3, tmp_path / "a.png")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dpi is 0; expected dots an inch, above 0"):
+        figures.save(canvas.new_figure(1, 1), tmp_path / "a.png", dpi=0)
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.look import decoded
 
+import regard
 from regard import AttentionWeights, masks
 from regard.look.collect import page_data
 from regard.look.measure import measure
@@ -99,6 +100,22 @@ def test_raw_symbols_are_shown_as_text(some_weights: Make) -> None:
     assert decoded.texts(page, 0) == ["The", " cat", "  ", "\n"]
 
 
+def test_tabs_stand_in_the_order_of_a_reader_and_not_of_the_output(some_weights: Make) -> None:
+    names = ("decoder_attentions", "cross_attentions", "encoder_attentions")
+    outputs = {name: (some_weights(1, 1, 4, 4).to_dense(),) for name in names}
+    assert [group.name for group in measure(outputs).groups] == ["encoder", "decoder", "cross"]
+
+
+def test_groups_without_tokens_are_told_of(some_weights: Make) -> None:
+    weights = [some_weights(1, 1, 4, 4), some_weights(1, 1, 6, 6)]
+    note = "6 x 6: no tokens of 6 keys were given, so that they are numbered"
+    assert regard.look(weights, list("abcd")).data.notes == (note,)
+    assert regard.look(weights).data.notes == ()
+    assert regard.look(weights[:1], list("abcd")).data.notes == ()
+    both = {"a": weights[0], "b": weights[1]}
+    assert regard.look(both, {"a": list("abcd")}).data.notes == (note.replace("6 x 6", "b"),)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -110,7 +127,8 @@ def test_raw_symbols_are_shown_as_text(some_weights: Make) -> None:
         (
             {"tokens": {"encoder": list("abcd")}},
             ValueError,
-            r"tokens has 'encoder', which weights has not; expected ''",
+            r"tokens is a mapping, but weights is one group without a name; pass its entry by itself, as in "
+            r"tokens=given\['encoder'\]",
         ),
         (
             {"mask": masks.causal()},

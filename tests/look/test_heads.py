@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import regard
 from regard import AttentionWeights, attention, masks
 from regard.look import HeadScores, HeadTable, head_table, heads
 
@@ -211,3 +212,35 @@ def test_bad_input_is_named(layers: list[AttentionWeights]) -> None:
         head_table(layers, batch=1)
     with pytest.raises(ValueError, match=r"by is 'size'; expected 'layer' or one of 'entropy', 'previous_token'"):
         head_table(layers).sort("size")
+
+
+def test_a_table_is_of_what_the_page_takes(layers: list[AttentionWeights]) -> None:
+    wanted = head_table(layers[:1]).heads
+    dense = layers[0].to_dense()
+    for given in (layers[0], dense, [dense], (dense.numpy(),), dense[None]):
+        for found, scores in zip(head_table(given).heads, wanted, strict=True):
+            assert (found.head, found.top_key) == (scores.head, scores.top_key)
+            assert found.entropy == pytest.approx(scores.entropy, abs=1e-5)
+            assert found.distance == pytest.approx(scores.distance, abs=1e-5)
+
+
+def test_a_table_is_of_what_a_watch_gave() -> None:
+    layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    with regard.watch(layer) as seen:
+        layer(*[torch.randn(1, 5, 8)] * 3)
+    assert len(head_table(seen).heads) == len(head_table(seen[0]).heads) == 2
+
+
+def test_what_is_no_layer_is_named(layers: list[AttentionWeights]) -> None:
+    with pytest.raises(
+        TypeError, match=r"weights is of type str; expected AttentionWeights or dense tensors, a layer or"
+    ):
+        head_table("x")
+    with pytest.raises(TypeError, match=r"weights is of type dict of 'a', 'b': pass one of them; expected Attention"):
+        head_table({"a": layers, "b": layers})
+    with pytest.raises(
+        TypeError, match=r"weights\[1\] is of type str; expected AttentionWeights, a tensor or an array"
+    ):
+        head_table([layers[0], "x"])
+    with pytest.raises(TypeError, match=r"batch is 'x'; expected the number of one sequence, from 0"):
+        head_table(layers, batch="x")  # type: ignore[arg-type]

@@ -53,6 +53,18 @@ def test_the_bytes_are_a_promise(max_bytes: int) -> None:
     assert "asked for" in [window["name"] for window in group["heads"][0]["windows"]]
 
 
+def test_nothing_is_given_up_where_everything_fits() -> None:
+    weights = torch.rand(16, 60, 60, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    weights[::2, :6] = 1 / 60  # the heads that are sampled take more than the others
+    shown = measure([weights])
+    full = collect.page_data(shown, max_bytes=1 << 30)
+    taken = len(full.to_json())
+    assert taken < collect.Estimate(shown).of(Detail()) < 1.05 * taken
+    for most in (taken, taken + 1, round(1.01 * taken)):
+        assert collect.page_data(shown, max_bytes=most).reduced == ()
+    assert collect.page_data(shown, max_bytes=taken - 1).reduced
+
+
 def test_fewer_bytes_never_buy_more() -> None:
     groups = [read(600, size)["groups"][0] for size in (2_000_000, 250_000, 60_000, 20_000, 17_000)]
     rows = [group["rows"] for group in groups]

@@ -74,10 +74,9 @@ def test_a_notebook_takes_fewer_bytes_than_a_file(some_weights: Make, monkeypatc
     assert size(regard.look(weights)) == full  # what does not fit at all takes what a file does
     shown = regard.look(weights)
     assert shown._repr_html_() is not None
-    small = regard.look(some_weights(1, 1, 4, 4))
     monkeypatch.setattr(opened, "NOTEBOOK_BYTES", 100_000)
-    data = small.data
-    assert small._for_notebook() is data  # it fits as it is: not made twice
+    small = regard.look(some_weights(1, 1, 4, 4))
+    assert small._notebook() is small.data  # it fits as it is: not made twice
 
 
 def test_weights_show_their_page(some_weights: Make) -> None:

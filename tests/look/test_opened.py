@@ -25,9 +25,11 @@ Make = Callable[..., AttentionWeights]
 
 
 def test_it_says_what_it_shows(some_weights: Make) -> None:
-    assert re.fullmatch(r"Page\(1 layer, 1 head, 4 x 4; \d+ kB\)", repr(regard.look(some_weights(4, 4))))
+    assert re.fullmatch(
+        r"Page\(1 layer, 1 head, 4 x 4; \d+ kB, \d+ kB of it data\)", repr(regard.look(some_weights(4, 4)))
+    )
     page = regard.look({"a": [some_weights(1, 2, 6, 6)] * 2, "b": [some_weights(1, 3, 1200, 6)]})
-    assert re.fullmatch(r"Page\(3 layers, 7 heads, 6 x 6 and 1,200 x 6; \d+ kB\)", repr(page))
+    assert re.fullmatch(r"Page\(3 layers, 7 heads, 6 x 6 and 1,200 x 6; \d+ kB, \d+ kB of it data\)", repr(page))
     assert opened._size(2_149_000) == "2.1 MB"
 
 
@@ -41,10 +43,26 @@ def test_it_is_saved_whole_or_not_at_all(layers: list[AttentionWeights], tmp_pat
     assert [each.name for each in path.parent.iterdir()] == ["page.html"]
 
 
-def test_a_path_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
-    page = regard.look.Page(lambda _: pytest.fail("the page was made"))
-    with pytest.raises(ValueError, match=r"path is .*, but .* is a folder"):
-        page.save(tmp_path)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("folder", r"path is .*, but .* is a folder"),
+        ("", r"path is , but an empty text is no name; expected the name of a file"),
+        ("a\0b", r"path is a.b, but no name holds a NUL character; expected"),
+        ("a" * 300 + ".html", r"path is a+\.html, but no file can have that name \(File name too long\); expected"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_named_before_the_work(
+    layers: list[AttentionWeights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
+) -> None:
+    target = tmp_path if path == "folder" else path
+    page = regard.look(layers)
+    monkeypatch.setattr("regard.look.api.measure", lambda *_, **__: pytest.fail("the work began"))
+    for write in (page.save, lambda target: regard.look.page(layers, None, target)):
+        with pytest.raises(ValueError, match=said):
+            write(target)
+    with pytest.raises(TypeError, match="path is 3; expected the name of a file, a text or a path"):
+        page.save(3)  # type: ignore[arg-type]
 
 
 def test_it_is_opened_from_a_file_of_the_users_own(
@@ -91,6 +109,29 @@ def test_a_server_that_nobody_sees_is_closed(layers: list[AttentionWeights], mon
     with pytest.raises(RuntimeError, match=r"no browser could be started here; open http://127\.0\.0\.1:"):
         regard.look(layers).serve(open=True)
     assert [repr(server) for server in made] == ["Server(closed)"]
+
+
+def test_it_is_made_once_and_for_notebooks_once_more() -> None:
+    asked: list[int] = []
+    data = regard.look(torch.ones(2, 2) / 2).data
+
+    def build(most: int) -> Any:
+        asked.append(most)
+        return data
+
+    page = regard.look.Page(build)
+    assert asked == [opened.MAX_BYTES]
+    assert (repr(page), page.html, page._repr_html_()) == (repr(page), page.html, page._repr_html_())
+    assert asked == [opened.MAX_BYTES]  # it fits as it is
+
+
+def test_a_browser_that_fails_is_none(layers: list[AttentionWeights], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(address: str) -> bool:
+        raise opened.webbrowser.Error("no runnable browser")
+
+    monkeypatch.setattr(opened.webbrowser, "open", fails)
+    with pytest.raises(RuntimeError, match="no browser could be started here; open http://x in one"):
+        opened.show("http://x")
 
 
 def test_its_bytes_are_bounded(some_weights: Make) -> None:

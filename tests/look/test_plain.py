@@ -101,6 +101,20 @@ def test_a_mask_may_be_booleans() -> None:
     assert np.array_equal(codes, 255 * booleans[1, 0].numpy())
 
 
+def test_a_mask_may_be_an_array() -> None:
+    booleans = np.random.default_rng(0).random((5, 7)) > 0.5
+    it = read(mask_data(booleans))["mask"]
+    assert np.array_equal(decoded.unpacked(it["maps"][0]["codes"]).reshape(5, 7), 255 * booleans)
+
+
+@pytest.mark.parametrize(("length", "error"), [(0, ValueError), (-3, ValueError), (3.5, TypeError), (True, TypeError)])
+def test_a_length_is_named(length: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"query_len is {length}; expected the number of query positions, at least 1"):
+        mask_data(masks.causal(), length)  # type: ignore[arg-type]
+    with pytest.raises(error, match=rf"key_len is {length}; expected the number of key positions, at least 1"):
+        mask_data(torch.ones(4, 4, dtype=torch.bool), 4, length)  # type: ignore[arg-type]
+
+
 def test_what_is_no_mask_is_refused() -> None:
     with pytest.raises(ValueError, match=r"query_len is None; a mask has no length of its own"):
         mask_data(masks.causal())

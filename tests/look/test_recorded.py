@@ -118,6 +118,25 @@ def test_the_steps_of_a_generation_are_joined() -> None:
     same(means(page, 0, 1), reference.attention(x.double(), x.double(), x.double(), allowed).weights[0, 1])
 
 
+def test_a_generation_that_cannot_be_joined_says_why() -> None:
+    class Beams(nn.Module):
+        def forward(self, x: Tensor, keys: Tensor) -> None:
+            F.scaled_dot_product_attention(x, keys, keys)
+
+    model, x = Beams(), noise(2, 1, 6, 4)
+    with regard.watch(model) as seen:
+        model(x[..., :4, :], x[..., :4, :])
+        for stop in (5, 6):
+            model(x[..., stop - 1 : stop, :], x.flip(0)[..., :stop, :] if stop == 6 else x[..., :stop, :])
+    notes = regard.look(seen).data.notes
+    assert notes[0].startswith("the calls of (model) are not joined: the keys of call 2, ")
+    assert "a beam search that reorders its cache" in notes[0]
+    with regard.watch(model) as seen:  # two texts are no generation
+        model(x, x)
+        model(x.flip(0), x.flip(0))
+    assert not any("joined" in note for note in regard.look(seen).data.notes)
+
+
 def test_runs_of_two_models_side_by_side() -> None:
     block = Block()
     runs = {}

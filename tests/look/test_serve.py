@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import threading
@@ -17,8 +18,9 @@ import torch
 
 import regard
 from regard import masks
-from regard.look import serve_answers
-from regard.look.serve import MOST_BYTES, Server, check_port
+from regard.look import serve_answers, serve_http
+from regard.look.serve import Server, check_port
+from regard.look.serve_http import MOST_BYTES
 
 TILE = {"group": 0, "layer": 0, "head": 1, "q0": 2, "q1": 10, "k0": 0, "k1": 12, "rows": 4, "cols": 3}
 ROW = {"group": 0, "layer": 1, "head": 0, "query": 5, "k": 4}
@@ -113,7 +115,7 @@ def test_headers_keep_it_to_itself(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/tile", "/{wrong}/", "/{wrong}/tile?" + urlencode(TILE), "//{right}/", "/{cut}/"]
+    "path", ["/", "/tile", "/{wrong}", "/{wrong}/", "/{wrong}/tile?" + urlencode(TILE), "//{right}/", "/{cut}/"]
 )
 def test_without_the_token_there_is_nothing(server: Server, path: str) -> None:
     token = server.url.split("/")[3]
@@ -206,6 +208,121 @@ def test_long_requests_are_cut_off(server: Server) -> None:
     ):
         answer = sent(server, request[: MOST_BYTES + 1])  # more would be lost with the connection
         assert answer.split()[1] in (b"413", b"431"), answer
+
+
+def test_the_name_of_the_page_without_its_slash_leads_to_it(server: Server) -> None:
+    base = "/" + server.url.split("/", 3)[3]
+    answer = get(server, base[:-1])
+    assert (answer.status, answer.headers["location"]) == (307, base)
+
+
+@pytest.mark.parametrize("names", ["127.0.0.1", "localhost"])
+def test_on_the_port_that_browsers_leave_out_the_bare_names_are_right(
+    server: Server, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    assert get(server, "", headers={"Host": names}).status == 403
+    monkeypatch.setattr(serve_http, "HTTP_PORT", server.port)
+    assert get(server, "", headers={"Host": names}).status == 200
+    assert get(server, "", headers={"Host": "evil.example"}).status == 403
+
+
+def test_addresses_that_cannot_be_read_get_a_sentence(server: Server) -> None:
+    token = server.url.split("/")[3]
+    request = f"GET http://[/{token}/ HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n"
+    answer = sent(server, request.encode())
+    assert answer.startswith(b"HTTP/1.0 400")
+    assert answer.endswith(b"the request cannot be read\n")
+
+
+def test_whatever_goes_wrong_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(made()) as running:
+        monkeypatch.setattr(running._answers, "answer", lambda *_: {}["secret"])
+        answer = get(running, "")
+        assert (answer.status, answer.sentence) == (500, "this could not be answered\n")
+
+
+def test_the_refusal_of_a_long_body_can_be_read(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.request("POST", "/", body=b"x" * (1 << 24))
+        answer = Answer(connection.getresponse())
+    finally:
+        connection.close()
+    assert (answer.status, answer.sentence) == (405, "only GET is answered here\n")
+
+
+def strangers(server: Server, count: int) -> list[socket.socket]:
+    """Connections that begin a request and do not end it."""
+    found = []
+    for _ in range(count):
+        found.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        found[-1].sendall(b"GET / HTTP/1.1\r\n")
+    return found
+
+
+def test_strangers_keep_nobody_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_http, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(serve_http, "MOST_STRANGERS", 8)
+    with Server(made(), patience=1000.0) as running:
+        slow = strangers(running, 40)
+        assert get(running, "").status == 200
+        assert slow[0].recv(1) == b""  # of too many the first is hung up on
+    ends = [each.recv(1) for each in slow]  # and at the end all of them
+    assert ends == [b""] * 40
+    assert not running._thread.is_alive()
+    for each in slow:
+        each.close()
+
+
+def test_a_request_has_so_long_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(serve_http.time, "monotonic", lambda: now[0])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = serve_http._Bounded(ours, 10.0)
+        theirs.sendall(b"GET / HTTP/1.1\r\n")
+        assert reader.readline() == b"GET / HTTP/1.1\r\n"
+        for now[0] in (9.0, 9.9):
+            theirs.sendall(b"H: 1\r\n")  # each in time
+            assert reader.readline() == b"H: 1\r\n"
+            assert 0 < (ours.gettimeout() or 0) <= 10.0 - now[0] + 1e-9
+        now[0] = 10.1
+        theirs.sendall(b"H")
+        with pytest.raises(TimeoutError):
+            reader.readline()
+
+
+def test_who_is_slow_is_hung_up_on() -> None:
+    with Server(made(), patience=0.05) as running, socket.create_connection(("127.0.0.1", running.port), 20) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        assert slow.recv(1) == b""
+
+
+def test_those_with_the_token_wait_for_a_turn_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_http, "MOST_AT_ONCE", 1)
+    with Server(made(), patience=0.05) as running:
+        running._http.turns.acquire()
+        answer = get(running, "")
+        assert (answer.status, answer.sentence) == (503, "1 answers are being computed; ask again\n")
+        running._http.turns.release()
+        assert get(running, "").status == 200
+
+
+def test_hanging_up_is_seen_whatever_the_number_of_the_connection() -> None:
+    resource = pytest.importorskip("resource")
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("this process may not open 1,200 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, 1200), hard))
+    null = [open(os.devnull, "rb") for _ in range(1100)]  # noqa: PTH123, SIM115
+    q = torch.ones(4, 1)
+    try:
+        with Server(made(regard.attention_weights(q, q))) as running:
+            assert ask(running, "row", ROW, layer=0, query=1).status == 200
+    finally:
+        for each in null:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @pytest.mark.parametrize(
@@ -344,6 +461,7 @@ def test_a_port_that_cannot_be_had_is_named() -> None:
     for port in (-1, 65536):
         with pytest.raises(ValueError, match=f"port is {port}; expected 0 to 65535, 0 for any that is free"):
             Server(made(), port=port)
+    assert check_port(np.int64(0)) is None
     for value in ("80", True, 8.0):
         with pytest.raises(TypeError, match=r"port is .*; expected an integer from 0 to 65535"):
             Server(made(), port=value)  # type: ignore[arg-type]

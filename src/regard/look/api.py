@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from regard.look.arguments import check_batch, check_given, check_words
+from regard.look.arguments import check_batch, check_given, check_places, check_words
 from regard.look.collect import page_data
 from regard.look.files import check_target
 from regard.look.measure import measure
 from regard.look.opened import Page
 from regard.look.plain import encoding_data, mask_data
 from regard.look.recorded import tabs
+from regard.look.spoilt import not_numbers
 
 if TYPE_CHECKING:
     from regard import PositionalEncoding
@@ -38,8 +39,8 @@ def look(
     title: str = "attention",
     source: str = "",
     notes: Sequence[str] = (),
-    queries: Sequence[int] = (),
-    windows: Sequence[tuple[int | slice, int | slice]] = (),
+    queries: Iterable[int] = (),
+    windows: Iterable[tuple[int | slice, int | slice]] = (),
     max_bytes: int | None = None,
     batch: int = 0,
     progress: Progress | None = None,
@@ -50,14 +51,14 @@ def look(
     >>> q, k, v = torch.randn(3, 1, 2, 4, 8)  # B 1, H 2, L 4, D 8
     >>> _, weights = regard.attention(q, k, v, regard.masks.causal())
     >>> regard.look([weights, weights], ["to", "be", "or", "not"])  # doctest: +ELLIPSIS
-    Page(2 layers, 4 heads, 4 x 4; ... kB)
+    Page(2 layers, 4 heads, 4 x 4; ... of it data)
 
     Anybody's dense weights: one tensor a layer, as a Hugging Face model returns them and BertViz takes them, or a head
     x query x key tensor, as CircuitsVis takes it.
 
     >>> attentions = tuple(torch.rand(1, 2, 4, 4).softmax(-1) for _ in range(3))
     >>> regard.look(attentions, tokens=["to", "be", "or", "not"])  # doctest: +ELLIPSIS
-    Page(3 layers, 6 heads, 4 x 4; ... kB)
+    Page(3 layers, 6 heads, 4 x 4; ... of it data)
 
     Args:
         weights: :class:`regard.AttentionWeights`, or a tensor or array (B, H, L, S), (H, L, S) or (L, S); a sequence of
@@ -71,11 +72,12 @@ def look(
         title: what the page is called.
         source: where the text came from.
         notes: what the reader must know, such as a text cut short.
-        queries: queries whose strongest keys the page keeps exactly, besides those that it chooses.
+        queries: queries whose strongest keys the page keeps exactly, besides those that it chooses. Queries, keys and
+            sequences are counted from 0; none is counted from the end.
         windows: where the page keeps every weight, besides the windows that it chooses: (query, key) in the middle of
             one, or (slice, slice) of at most 64 each.
         max_bytes: the most that the data may take: what the page shows gets coarser until they fit, and it says so.
-            None is 5 MB in a file and 2 MB in a notebook.
+            None is 4,900,000 bytes, and 2,000,000 in a notebook.
         batch: which sequence of a batch.
         progress: called with (layers done, layers in all).
 
@@ -84,13 +86,14 @@ def look(
 
     Raises:
         TypeError: weights that are none of these.
-        ValueError: no weights, or numbers that are none; tokens that are not one a key; a sequence, query or window
-            that is not there; too few bytes. The message names what.
+        ValueError: no weights, or nothing but NaN; tokens that are not one a key; a sequence, query or window that is
+            not there; too few bytes. The message names what.
         RuntimeError: weights that cannot be computed any more: their query or key was written to.
         ImportError: numpy is not installed.
     """
     check_words(title=title, source=source, notes=notes, max_bytes=max_bytes)
     check_batch(batch)
+    queries, windows = check_places(queries, windows)
     check_given(weights)
     given, said = _groups(weights)
     measured = measure(
@@ -130,9 +133,9 @@ def page_of(
         A :class:`regard.look.Page`.
 
     Raises:
-        ValueError: max_bytes is given and too few.
+        ValueError: the bytes are too few.
     """
-    said = (*notes, *_batch_note(measured))
+    said = (*notes, *not_numbers(measured), *_untold(measured), *_batch_note(measured))
 
     def build(most: int) -> PageData:
         return page_data(measured, title=title, source=source, notes=said, selected=selected, max_bytes=most)
@@ -181,7 +184,7 @@ def encoding(
 
     >>> import regard
     >>> regard.look.encoding(regard.PositionalEncoding(d_model=32, max_len=64))  # doctest: +ELLIPSIS
-    Page(encoding, 64 positions x 32 dimensions; ... kB)
+    Page(encoding, 64 positions x 32 dimensions; ... of it data)
 
     Args:
         encoding: (positions, dimensions), a tensor or an array, or a module that has such a table.
@@ -205,7 +208,7 @@ def encoding(
     def build(most: int) -> PageData:
         return encoding_data(values, title=title, source=source, notes=notes, max_bytes=most)
 
-    return _built(build, max_bytes)
+    return Page(build, max_bytes=max_bytes)
 
 
 def mask(
@@ -224,7 +227,7 @@ def mask(
 
     >>> import regard
     >>> regard.look.mask(regard.masks.causal() & regard.masks.window(64), 1000)  # doctest: +ELLIPSIS
-    Page(mask, 1,000 x 1,000; ... kB)
+    Page(mask, 1,000 x 1,000; ... of it data)
 
     Args:
         mask: a :class:`regard.masks.Mask`, or booleans (..., L, S), True = may attend.
@@ -250,14 +253,7 @@ def mask(
     def build(most: int) -> PageData:
         return mask_data(mask, query_len, key_len, **sizes, title=title, source=source, notes=notes, max_bytes=most)
 
-    return _built(build, max_bytes)
-
-
-def _built(build: Callable[[int], PageData], max_bytes: int | None) -> Page:
-    """A page whose data are made at once, so that what is wrong with its input shows where it was given."""
-    made = Page(build, max_bytes=max_bytes)
-    made.data  # noqa: B018 (made when it is first read)
-    return made
+    return Page(build, max_bytes=max_bytes)
 
 
 def _groups(weights: Any) -> tuple[Any, list[str]]:
@@ -282,7 +278,16 @@ def _groups(weights: Any) -> tuple[Any, list[str]]:
     return unfolded, notes
 
 
+def _untold(measured: Measured) -> list[str]:
+    """Which groups have none of the tokens that were given."""
+    return [
+        f"{group.name}: no tokens of {group.key_len:,} keys were given, so that they are numbered"
+        for group in measured.groups
+        if group.shown.untold
+    ]
+
+
 def _batch_note(measured: Measured) -> list[str]:
     """Which sequence is shown, where there are several."""
     count = measured.sequences
-    return [f"sequence {measured.batch % count} of {count}, counted from 0"] if count > 1 else []
+    return [f"sequence {measured.batch} of {count}, counted from 0"] if count > 1 else []

@@ -29,8 +29,14 @@ from regard.look.ladder import Detail, details, restored
 from regard.look.measure import Group, LayerMeasure, Measured
 from regard.look.reduced import sentences
 
+#: The most bytes of data of a page in a file, where the user does not say: with its code it is less than 5 MB.
+MAX_BYTES = 4_900_000
+
 # The part of max_bytes that an estimate may take to be sure enough to be tried.
 SURE = 0.97
+
+# An estimate of the whole page is at most so far from what it takes.
+NEAR = 0.05
 
 _STATISTICS = (
     ("induction", "induction", "", 2, "share on what followed earlier occurrences of the token", False),
@@ -49,7 +55,7 @@ def page_data(
     source: str = "",
     notes: Sequence[str] = (),
     selected: tuple[int, int] | None = None,
-    max_bytes: int = 5_000_000,
+    max_bytes: int = MAX_BYTES,
 ) -> PageData:
     """What the page shows, in at most max_bytes of JSON.
 
@@ -85,16 +91,18 @@ def page_data(
     *_, coarsest = steps = list(details())
     for detail in steps:
         estimate = sizes.of(detail) + rest
+        # An estimate of everything that is a little too much may be wrong: nothing is given up before that is known.
         # The coarsest is tried whatever the estimate: nobody is refused what fits.
-        if (estimate * ratio > max_bytes or estimate >= least) and detail != coarsest:
+        most = max_bytes * (1 + NEAR) if detail == steps[0] else max_bytes
+        if (estimate * ratio > most or estimate >= least) and detail != coarsest:
             continue
         least = estimate
         data = _built(page, measured, detail, selected)
         taken = len(data.to_json())
         ratio = max(ratio, taken / estimate)
         if taken <= max_bytes:
-            most = max_bytes * SURE / ratio - rest
-            finer = restored(detail, lambda more, most=most: sizes.of(more) <= most)  # type: ignore[misc]
+            sure = max_bytes * SURE / ratio - rest
+            finer = restored(detail, lambda more, sure=sure: sizes.of(more) <= sure)  # type: ignore[misc]
             again = data if finer == detail else _built(page, measured, finer, selected)
             return again if len(again.to_json()) <= max_bytes else data
     num_heads = sum(group.num_heads for group in measured.groups)
@@ -169,7 +177,9 @@ def _group(
         statistics=_statistics(group.table),
         selected=selected or (first.layer, first.head),
         layers=group.names,
-        masked=any(layer.mask is not None for layer in group.layers),
+        # What is NaN is drawn as forbidden: then that means something.
+        masked=any(layer.mask is not None for layer in group.layers)
+        or any(bool(measure.spoilt.any()) for measure in group.measures),
         thumbnails=packed(b"".join(thumbnails(group, measure, sizes) for measure in group.measures)),
         heads=tuple(heads),
     )

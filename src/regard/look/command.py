@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from regard.look.guide import best
 from regard.look.heads import HeadTable
 from regard.look.measure import measure
 from regard.look.models import Model, load
+from regard.look.opened import show
 from regard.look.options import asked_queries, check_queries, check_serving, most_bytes, naming_max_mb
 from regard.look.serve import Server
 from regard.look.sources import Source, read_source
+from regard.look.spoilt import not_numbers
 from regard.look.wording import one_line
 
 if TYPE_CHECKING:
@@ -128,9 +129,8 @@ def run(
             progress=step("scores and maps of the heads"),
         )
         table = measured.table
-        said = [*attended.notes, *_not_numbers(table)]
         chosen = _choose(table, layer, head)
-        notes = [*reading.notes, *said]
+        notes = [*reading.notes, *attended.notes]
         with naming_max_mb(max_mb):
             page = page_of(measured, title=title, source=source.name, notes=notes, selected=chosen, max_bytes=most)
         files = {"page.html": page.html.encode("ascii")}
@@ -140,13 +140,21 @@ def run(
     paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
     stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
     looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
-    _report(console, source, reading, said, looked, stale)
+    _report(console, source, reading, [*attended.notes, *not_numbers(measured)], looked, stale)
     if serve:
         with page.serve(port=port or 0) as server:
             _wait(console, server, open=open)
     elif open:
-        webbrowser.open(looked.page.resolve().as_uri())
+        _open(console, looked.page.resolve().as_uri())
     return looked
+
+
+def _open(console: Any, address: str) -> None:
+    """Shows an address in a browser; where there is none, the address is said, and what was made stays."""
+    try:
+        show(address)
+    except RuntimeError as error:
+        console.print(f"Note: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _wait(console: Any, server: Server, *, open: bool) -> None:  # noqa: A002 (the option's name)
@@ -155,7 +163,7 @@ def _wait(console: Any, server: Server, *, open: bool) -> None:  # noqa: A002 (t
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.file.flush()  # whoever reads a pipe would learn the address at the end
     if open:
-        webbrowser.open(server.url)
+        _open(console, server.url)
     server.wait()
 
 
@@ -193,16 +201,6 @@ def _read(source: Source, model: Model, max_tokens: int | None) -> _Reading:
 
 def _tokens(count: int) -> str:
     return f"{count:,} token{'' if count == 1 else 's'}"
-
-
-def _not_numbers(table: HeadTable) -> list[str]:
-    """A note on the layers whose weights are NaN: what is shown of them means nothing."""
-    # A row whose logits are NaN has the log-sum-exp of one that reads nothing; its entropy is NaN.
-    found = [str(number) for number, each in enumerate(table.entropy) if bool(each.isnan().any())]
-    if not found:
-        return []
-    layers = f"layer {found[0]} has" if len(found) == 1 else f"layers {', '.join(found)} have"
-    return [f"{layers} weights that are NaN: the scores and maps of those heads mean nothing; look at its parameters"]
 
 
 def _most_heads(weights: list[AttentionWeights], layer: int | None) -> int:

@@ -87,7 +87,7 @@ def compare(
     """
     heads = _both("which", which, "a head, or two of them, for a and for b")
     sequences = _both("batch", batch, "a sequence, or two of them, for a and for b")
-    if isinstance(names, str) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, tuple | list) or [isinstance(name, str) for name in names] != [True, True]:
         raise TypeError(f"names is {names!r}; expected two texts, what a and b are called")
     known = hasattr(a, "ask"), hasattr(b, "ask")  # these have masks of their own; where both do, none is to be given
     left = one_head(a, _of(a, heads[0], which), sequences[0], None if known == (True, False) else mask, name="a")

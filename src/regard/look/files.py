@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +20,15 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
         ...     obstacle(folder + "/new/page.html"), obstacle(folder).removeprefix(folder)
         (None, ' is a folder')
     """
+    if not os.fspath(path):
+        return "an empty text is no name"
+    if "\0" in str(path):
+        return "no name holds a NUL character"
+    try:
+        Path(path).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"no file can have that name ({error.strerror})"
     if Path(path).is_dir():
         return f"{one_line(str(path))} is a folder"
     if _is_device(path):
@@ -43,8 +53,11 @@ def check_target(path: str | os.PathLike[str], name: str = "path") -> None:
         name: what the argument is called that named it.
 
     Raises:
+        TypeError: if path is no text and no path.
         ValueError: if there is an obstacle.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} is {path!r}; expected the name of a file, a text or a path")
     if found := obstacle(path):
         raise ValueError(
             f"{name} is {one_line(str(path))}, but {found}; expected the name of a file in a folder that may be "

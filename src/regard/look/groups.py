@@ -29,6 +29,7 @@ class Shown:
         key_tokens: S texts, or None.
         same: (S,) integers that say which tokens are the same, or None.
         shift: S - L where the queries are the last of the keys, None where they are another text.
+        untold: tokens were given, and none of them are those of its keys.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Shown:
     key_tokens: tuple[str, ...] | None
     same: Tensor | None
     shift: int | None
+    untold: bool = False
 
     @property
     def query_len(self) -> int:
@@ -124,13 +126,14 @@ def _shown(
         key_tokens=key_tokens,
         same=same,
         shift=shift,
+        untold=tokens is not None and keys is None,
     )
 
 
 def _tabs(weights: Any) -> list[tuple[str, list[tuple[str, Any]]]]:
     """(name, layers) a tab, each layer with its name; nothing is looked at yet."""
     if isinstance(weights, Mapping):
-        known = [key for key in weights if key in _OUTPUTS]
+        known = [key for key in _OUTPUTS if key in weights]  # the order of the tabs, which no model's output has
         # Encoders of Hugging Face return an empty cross_attentions beside their own.
         outputs = {key: weights[key] for key in known if weights[key] is not None and len(weights[key])}
         if not outputs and (known or "logits" in weights or "last_hidden_state" in weights):
@@ -170,7 +173,8 @@ def _layers(given: Any, name: str) -> list[tuple[str, Any]]:
         if isinstance(value, list | tuple):
             raise TypeError(
                 f"{name}[{number}] is a {type(value).__name__}; expected one layer's weights. Of a generation, "
-                f"which has such a list a step, pass one step: {name}[0]; for tabs, pass a mapping of names to lists"
+                f"which has such a list a step, pass one step: {name}[0], or run generate() inside "
+                "regard.watch(model), which joins them; for tabs, pass a mapping of names to lists"
             )
     return [(layer_name, getattr(value, "weights", value)) for layer_name, value in pairs]
 
@@ -180,6 +184,11 @@ def _check_names(what: str, given: Any, names: set[str]) -> None:
     if not isinstance(given, Mapping):
         return
     for name in given:
+        if names == {""}:
+            raise ValueError(
+                f"{what} is a mapping, but weights is one group without a name; pass its entry by itself, as in "
+                f"{what}=given[{name!r}]"
+            )
         if name not in names:
             raise ValueError(
                 f"{what} has {name!r}, which weights has not; expected {', '.join(map(repr, sorted(names)))}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from regard.look.arguments import check_batch, check_place, check_places, check_windows
 from regard.look.encode import weight_codes
 from regard.look.exact import (
     QUERIES,
@@ -27,6 +28,7 @@ from regard.look.exact import (
 from regard.look.groups import Shown, grouped
 from regard.look.heads import HeadTable, Margins, layer_margins
 from regard.look.maps import allowed_cells, one_sequence
+from regard.look.spoilt import check_some_left, repaired, spoilt_rows
 
 if TYPE_CHECKING:
     from regard import AttentionWeights
@@ -53,6 +55,7 @@ class LayerMeasure:
         top_weights: (H, N, K), their weights.
         most_read: (H, P), the keys that receive most.
         windows: the windows of each head.
+        spoilt: (H, L), the queries whose weights are NaN: what is kept of them is as if they might read nothing.
     """
 
     margins: Margins
@@ -65,6 +68,7 @@ class LayerMeasure:
     top_weights: Tensor
     most_read: Tensor
     windows: tuple[tuple[Window, ...], ...]
+    spoilt: Tensor
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,8 @@ def measure(
     query_tokens: Any = None,
     token_ids: Any = None,
     mask: Any = None,
-    queries: Sequence[int] = (),
-    windows: Sequence[tuple[int | slice, int | slice]] = (),
+    queries: Iterable[int] = (),
+    windows: Iterable[tuple[int | slice, int | slice]] = (),
     batch: int = 0,
     side: int = SIDE,
     progress: Callable[[int, int], None] | None = None,
@@ -174,7 +178,7 @@ def measure(
         query_tokens: L texts, where the queries are not the last of the keys (cross-attention); or a mapping.
         token_ids: S integers that say which tokens are the same; or a mapping.
         mask: a mask or booleans, for dense weights only: what is forbidden is then drawn so.
-        queries: queries to keep exactly, whatever else is given up.
+        queries: queries to keep exactly, whatever else is given up; counted from 0, as are keys and sequences.
         windows: (query, key) places around which every pair is kept, or (slice, slice) of at most WINDOW each.
         batch: which sequence of a batch.
         side: the most cells along a side of a map, a power of two up to SIDE; of very many heads half of it or less.
@@ -185,8 +189,11 @@ def measure(
 
     Raises:
         TypeError: weights, tokens or queries that are none of these.
-        ValueError: weights that are empty or no weights, tokens that do not fit, or a query that there is not.
+        ValueError: weights that are empty or no weights, or all NaN; tokens that do not fit, or a query or sequence
+            that there is not.
     """
+    batch = check_batch(batch)
+    queries, windows = check_places(queries, windows)
     shown = grouped(weights, tokens=tokens, query_tokens=query_tokens, token_ids=token_ids, mask=mask)
     total = sum(len(each.layers) for each in shown)
     num_heads = sum(_heads(layer) for each in shown for layer in each.layers)
@@ -195,8 +202,8 @@ def measure(
     while side > 32 and num_heads * side * side > MOST_CELLS:
         side //= 2
     longest = max(each.query_len for each in shown), max(each.key_len for each in shown)
-    _check_queries(queries, longest[0])
-    _check_windows(windows, *longest)
+    queries = [check_place(query, longest[0], f"queries holds {query!r}", "queries") for query in queries]
+    windows = check_windows(windows, *longest, WINDOW)
     groups: list[Group] = []
     done = 0
     for each in shown:
@@ -219,6 +226,7 @@ def measure(
             None if each.names == tuple(f"layer {n}" for n in range(len(each.names))) else each.names,
         )
         groups.append(Group(each, exact, asked, tuple(measures), table))
+    check_some_left(measure for group in groups for measure in group.measures)
     return Measured(tuple(groups), batch, max(_sequences(layer) for each in shown for layer in each.layers))
 
 
@@ -243,23 +251,33 @@ def _layer(
     questions += [("topk", top)] if sweeps_top else []
     aligned = shown.shift is not None
     margins, answers = layer_margins(weights, number, shown.same, batch=batch, aligned=aligned, also=questions)
+    spoilt = spoilt_rows(margins)  # (H, L)
+    margins = repaired(margins, spoilt, weights, batch)
     mean = one_sequence(answers[0], 2, batch).float().cpu()  # (H, R, C)
     most = one_sequence(answers[1], 2, batch).float().cpu() if pooled else mean  # (H, R, C)
     allowed = allowed_cells(weights, rows, cols, batch=batch, known=masks)  # (H or 1, R, C)
+    first_allowed = allowed_block(weights, batch, slice(0, query_len), slice(0, 1))[..., 0]  # (H or 1, L)
     keys, values = top_keys(weights, queries, top, batch=batch, swept=answers[-1] if sweeps_top else None)
     most_read = margins.received.topk(top, dim=-1).indices  # (H, P)
     diagonal = next((each for each in rectangles if each.name == "diagonal"), None)
+    windows = windows_of(weights, rectangles, most_read[:, 0], batch=batch, diagonal=diagonal)
+    if bool(spoilt.any()):  # nothing of it is a number that could be shown
+        allowed, first_allowed = allowed & mean.isfinite() & most.isfinite(), first_allowed & ~spoilt
+        mean, most = mean.nan_to_num(0.0), most.nan_to_num(0.0)
+        keys = keys.masked_fill(values.isnan(), -1)
+        windows = [tuple(replace(w, allowed=w.allowed & w.values.isfinite()) for w in each) for each in windows]
     return LayerMeasure(
         margins=margins,
         mean=mean,
         most=weight_codes(most, allowed) if pooled else None,
         allowed=allowed,
-        first_allowed=allowed_block(weights, batch, slice(0, query_len), slice(0, 1))[..., 0],
-        highest=most.nan_to_num(0.0).amax((-1, -2)),
+        first_allowed=first_allowed,
+        highest=most.amax((-1, -2)),
         top_keys=keys,
         top_weights=values,
         most_read=most_read,
-        windows=tuple(windows_of(weights, rectangles, most_read[:, 0], batch=batch, diagonal=diagonal)),
+        windows=tuple(windows),
+        spoilt=spoilt,
     )
 
 
@@ -287,33 +305,6 @@ def _side(part: int | slice, length: int) -> slice:
         start, stop, _ = part.indices(length)
         return slice(start, stop)
     return around(part, length, WINDOW) if part < length else slice(0, 0)
-
-
-def _check_queries(queries: Sequence[int], query_len: int) -> None:
-    for query in queries:
-        _check_place(query, query_len, f"queries holds {query!r}", "queries")
-
-
-def _check_windows(windows: Sequence[tuple[int | slice, int | slice]], query_len: int, key_len: int) -> None:
-    for place in windows:
-        if not isinstance(place, tuple) or len(place) != 2:
-            raise TypeError(f"windows holds {place!r}; expected (query, key) pairs, each a number or a slice")
-        for part, length, what in zip(place, (query_len, key_len), ("queries", "keys"), strict=True):
-            if not isinstance(part, slice):
-                _check_place(part, length, f"windows holds {place!r}", what)
-                continue
-            start, stop, step = part.indices(length)
-            if step != 1 or not 1 <= stop - start <= WINDOW:
-                raise ValueError(
-                    f"windows holds {place!r}; expected slices of step 1 that hold 1 to {WINDOW} of {length:,} {what}"
-                )
-
-
-def _check_place(place: int, length: int, told: str, what: str) -> None:
-    if isinstance(place, bool) or not isinstance(place, int):
-        raise TypeError(f"{told}; expected integers, the numbers of {what} from 0")
-    if not 0 <= place < length:
-        raise ValueError(f"{told}, but there are {length:,} {what}; expected 0 to {length - 1:,}")
 
 
 def _heads(layer: AttentionWeights) -> int:

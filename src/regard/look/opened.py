@@ -7,10 +7,12 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.look.assemble import document
+from regard.look.collect import MAX_BYTES
 from regard.look.data import PageData
 from regard.look.files import check_target, write_atomically
 from regard.look.notebook import NOTEBOOK_BYTES, iframe
@@ -18,10 +20,7 @@ from regard.look.notebook import NOTEBOOK_BYTES, iframe
 if TYPE_CHECKING:
     from regard.look.serve import Server
 
-__all__ = ["MAX_BYTES", "Page"]
-
-#: The most bytes of data of a page in a file, where the user does not say: with its code it is less than 5 MB.
-MAX_BYTES = 4_900_000
+__all__ = ["Page"]
 
 
 class Page:
@@ -32,12 +31,13 @@ class Page:
     >>> _, weights = regard.attention(q, k, v, regard.masks.causal())
     >>> page = regard.look(weights, ["to", "be", "or", "not"])
     >>> print(page)  # doctest: +ELLIPSIS
-    Page(1 layer, 2 heads, 4 x 4; ... kB)
+    Page(1 layer, 2 heads, 4 x 4; ... of it data)
 
     In a notebook it shows itself. ``page.save("report.html")`` writes it, ``page.open()`` shows it in a browser,
     ``page.serve()`` computes exact numbers as its reader zooms.
 
     Attributes:
+        data: what the page shows, as plain values, in at most ``max_bytes`` of JSON.
         layers: the weights of each group of the page, one a layer; empty for encodings and masks.
         batch: which sequence of a batch is shown.
     """
@@ -50,21 +50,18 @@ class Page:
         layers: Sequence[Sequence[Any]] = (),
         batch: int = 0,
     ) -> None:
-        self._build = build
-        self._max_bytes = max_bytes
-        self._data: PageData | None = None
-        self._small: PageData | None = None
+        try:
+            self.data = build(MAX_BYTES if max_bytes is None else max_bytes)
+        except ValueError as error:
+            given = f"max_bytes is {MAX_BYTES:,}"
+            if max_bytes is not None or not str(error).startswith(given):
+                raise
+            raise ValueError(f"max_bytes is the default of{str(error).removeprefix('max_bytes is')}") from error
         self.layers = layers
         self.batch = batch
-        if max_bytes is not None:
-            self._data = build(max_bytes)  # an error in the number shows where it was given
-
-    @property
-    def data(self) -> PageData:
-        """What the page shows, as plain values, in at most ``max_bytes`` of JSON."""
-        if self._data is None:
-            self._data = self._build(MAX_BYTES)
-        return self._data
+        self._notebook: Callable[[], PageData] = lambda: self.data
+        if max_bytes is None:
+            self._notebook = cache(lambda: _for_notebook(build, self.data))
 
     @property
     def html(self) -> str:
@@ -137,23 +134,22 @@ class Page:
         return document(replace(self.data, live=base))
 
     def _repr_html_(self) -> str:
-        if self._max_bytes is not None:
-            return iframe(self.html, self.data.title)
-        if self._small is None:
-            self._small = self._for_notebook()
-        return iframe(document(self._small), self._small.title)
-
-    def _for_notebook(self) -> PageData:
-        """The data in what a notebook should take."""
-        if self._data is not None and len(self._data.to_json()) <= NOTEBOOK_BYTES:
-            return self._data
-        try:
-            return self._build(NOTEBOOK_BYTES)
-        except ValueError:
-            return self.data  # so many heads do not fit: the notebook takes what a file does
+        data = self._notebook()
+        return iframe(document(data), data.title)
 
     def __repr__(self) -> str:
-        return f"Page({summary(self.data)}; {_size(len(self.html))})"
+        size, data = len(self.html), len(self.data.to_json())
+        return f"Page({summary(self.data)}; {_size(size)}, {_size(data)} of it data)"
+
+
+def _for_notebook(build: Callable[[int], PageData], data: PageData) -> PageData:
+    """The data in what a notebook should take, where nobody said how much it is."""
+    if len(data.to_json()) <= NOTEBOOK_BYTES:
+        return data
+    try:
+        return build(NOTEBOOK_BYTES)
+    except ValueError:
+        return data  # so many heads do not fit: the notebook takes what a file does
 
 
 def show(address: str) -> None:
@@ -162,7 +158,11 @@ def show(address: str) -> None:
     Raises:
         RuntimeError: there is none to be started.
     """
-    if not webbrowser.open(address):
+    try:
+        opened = webbrowser.open(address)
+    except webbrowser.Error:
+        opened = False
+    if not opened:
         raise RuntimeError(f"no browser could be started here; open {address} in one")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,35 +36,46 @@ def tabs(seen: Seen) -> tuple[dict[str, Layers], list[str]]:
     """
     found: dict[tuple[int, str], Layers] = {}
     notes: list[str] = []
+    unjoined: list[tuple[str, str]] = []
     first: RuntimeError | None = None
     names = list(dict.fromkeys(seen.names))
     for name in names:
         kind = _kind(name, names)
         try:
-            called = _called(seen, name)
+            called, apart = _called(seen, name)
         except RuntimeError as error:
             # One call of a kind that cannot be read leaves the others readable.
             first = first or error
             notes.append(f"{name} is not shown: {error}")
             continue
+        if apart is not None:
+            unjoined.append((name, apart))
         for step, label, weights in called:
             found.setdefault((step, kind), {})[label] = weights
     if not found:
         raise first or RuntimeError("nothing was recorded")
+    if unjoined:
+        name, why = unjoined[0]
+        more = f", and {len(unjoined) - 1:,} more modules likewise" if len(unjoined) > 1 else ""
+        notes.append(f"the calls of {name} are not joined{more}: {why}")
     steps = len({step for step, _ in found})
     kinds = {kind for _, kind in found}
     ordered = sorted(found, key=lambda key: (key[0], _KINDS.index(key[1])))
     return {_tab(step, kind, steps, len(kinds)): found[step, kind] for step, kind in ordered}, notes
 
 
-def _called(seen: Seen, name: str) -> list[tuple[int, str, Any]]:
-    """The calls of a module: which forward each is shown with, the name of its layer, and its weights."""
+def _called(seen: Seen, name: str) -> tuple[list[tuple[int, str, Any]], str | None]:
+    """The calls of a module: which forward each is shown with, the name of its layer, and its weights; and where they
+    look like the steps of a generation that cannot be joined, why.
+    """
     records = seen.calls(name)
+    apart = None
     if len(records) > 1:
         try:
-            return [(0, name, seen.joined(name))]
-        except ValueError:
-            pass  # no generation: each call is a map of its own
+            return [(0, name, seen.joined(name))], None
+        except ValueError as error:
+            # No generation: each call is a map of its own. But single queries over more and more keys are one.
+            apart = str(error).partition(": ")[2] if _stepwise(records) else None
     several: dict[int, list[Record]] = {}
     for record in records:
         several.setdefault(record.step, []).append(record)
@@ -71,7 +83,15 @@ def _called(seen: Seen, name: str) -> list[tuple[int, str, Any]]:
         (step, name if len(calls) == 1 else f"{name}, call {number}", record.weights)
         for step, calls in several.items()
         for number, record in enumerate(calls)
-    ]
+    ], apart
+
+
+def _stepwise(records: Sequence[Record]) -> bool:
+    """Whether calls of one query each follow, over one key more each."""
+    shapes = [tuple(record.weights.shape[-2:]) for record in records[1:]]
+    return all(queries == 1 for queries, _ in shapes) and all(
+        after == before + 1 for (_, before), (_, after) in pairwise(shapes)
+    )
 
 
 def _kind(name: str, names: Sequence[str]) -> str:

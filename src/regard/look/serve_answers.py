@@ -27,11 +27,12 @@ _BYTES = "application/octet-stream"
 
 
 class Refused(Exception):
-    """A request that is answered with an error: its status, and a sentence that says why."""
+    """A request that is answered with an error: its status, a sentence that says why, and more headers."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.status = status
+        self.headers = headers
 
 
 class Abandoned(Exception):
