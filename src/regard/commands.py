@@ -66,7 +66,7 @@ def look(
         str | None, typer.Option(metavar="N,N,...", help="Tokens whose rows the page keeps exactly, from 0.")
     ] = None,
     max_mb: Annotated[
-        float | None, typer.Option(metavar="MB", help="The most that the page's data may take; 5 if not given.")
+        float | None, typer.Option(metavar="MB", help="The most that the page's data may take; 4.9 if not given.")
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Also serve the page on this machine, with exact numbers as one zooms.")

@@ -61,6 +61,11 @@ def test_it_is_small_and_ascii(name: str, least: int) -> None:
     assert least < sum(map(len, contents)) <= 60_000
 
 
+def test_a_served_page_adds_only_what_fetches() -> None:
+    # The live client stands in no page that is a file; what it adds is bounded by itself.
+    assert 0 < len(built("served.js")) - len(built("page.js")) <= 2_500
+
+
 def test_no_name_of_the_data_is_spelled_short() -> None:
     own = re.search(r"const OWN = `([^`]+)`", (PAGE / "build.mjs").read_text(encoding="utf-8"))
     assert own

@@ -13,6 +13,7 @@ from tests.look import decoded
 import regard
 from regard import AttentionWeights, masks
 from regard.look.collect import page_data
+from regard.look.groups import grouped
 from regard.look.measure import measure
 
 Make = Callable[..., AttentionWeights]
@@ -165,3 +166,17 @@ def test_what_is_not_weights_is_named(weights: Any, error: type[Exception], mess
 def test_tokens_of_a_tab_of_the_wrong_length_are_named(some_weights: Make) -> None:
     with pytest.raises(ValueError, match=r"tokens\['b'\] holds 2 entries, but weights has 4 keys"):
         measure({"a": [some_weights(1, 1, 4, 4)], "b": [some_weights(1, 1, 4, 4)]}, tokens={"b": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokens": iter("abcd")}, r"tokens is of type str_\w*iterator; expected a list of texts, one a token"),
+        ({"tokens": 5}, r"tokens is of type int; expected a list of texts"),
+        ({"token_ids": 5}, r"token_ids is of type int; expected a list of integers, one a token"),
+        ({"token_ids": ["a", "b", "c", "d"]}, r"token_ids is \['a', .*; expected a list of integers, one a token"),
+    ],
+)
+def test_what_is_no_list_of_tokens_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        grouped(torch.full((1, 1, 4, 4), 0.25), **given)

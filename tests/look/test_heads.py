@@ -244,3 +244,8 @@ def test_what_is_no_layer_is_named(layers: list[AttentionWeights]) -> None:
         head_table([layers[0], "x"])
     with pytest.raises(TypeError, match=r"batch is 'x'; expected the number of one sequence, from 0"):
         head_table(layers, batch="x")  # type: ignore[arg-type]
+
+
+def test_sequences_are_counted_from_0(some_weights: Callable[..., AttentionWeights]) -> None:
+    with pytest.raises(ValueError, match=r"batch is -1; expected the number of one sequence, from 0"):
+        head_table([some_weights(2, 1, 4, 4)], batch=-1)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regard.look.checks import check_tokens, integers_of
 from regard.look.dense import as_tensor, wrapped
 from regard.look.heads import same_tokens
 from regard.look.readable import readable
@@ -233,12 +234,6 @@ def _wrong_length(told: str, what: str, got: int, length: int) -> str:
 
 def _check_tokens(what: str, given: Any) -> None:
     if what == "token_ids":
-        return
-    if isinstance(given, str):
-        raise TypeError(f"{what} is one text; expected a list of texts, one a token")
-    for token in given:
-        if not isinstance(token, str):
-            raise TypeError(
-                f"{what} holds {type(token).__name__}; expected texts, such as tokenizer.convert_ids_to_tokens(ids) "
-                "gives; numbers are token_ids"
-            )
+        integers_of(given, what)
+    else:
+        check_tokens(what, given)

@@ -157,7 +157,7 @@ def head_table(
         ValueError: if weights is empty, or tokens or token_ids are not one a key.
     """
     layers = layered(weights)
-    batch = whole("batch", batch, "the number of one sequence, from 0")
+    batch = whole("batch", batch, "the number of one sequence, from 0", least=0)
     ids = same_tokens(token_ids, tokens, layers[0].shape[-1])
     found = []
     for number, layer in enumerate(layers):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.look.checks import encoding_table, mask_of, whole
-from regard.look.collect import frame
+from regard.look.collect import MAX_BYTES, frame
 from regard.look.data import PageData
 from regard.look.encode import floats, linear_codes, longs, octets, packed, words
 from regard.masks import Mask, dense
@@ -28,7 +28,7 @@ def encoding_data(
     title: str = "positional encoding",
     source: str = "",
     notes: Sequence[str] = (),
-    max_bytes: int = 5_000_000,
+    max_bytes: int = MAX_BYTES,
 ) -> PageData:
     """The page of a positional encoding, (L, D): the values themselves, sampled where there are more than 512 x 512.
 
@@ -102,7 +102,7 @@ def mask_data(
     title: str = "mask",
     source: str = "",
     notes: Sequence[str] = (),
-    max_bytes: int = 5_000_000,
+    max_bytes: int = MAX_BYTES,
 ) -> PageData:
     """The page of a mask: which query may read which key, in at most 512 x 512 cells, and how many.
 
