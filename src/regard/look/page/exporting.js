@@ -79,8 +79,8 @@ function* linesOf(told) {
   const weightOf = ({ forbidden, left, weight, exact }) =>
     forbidden || left ? NaN : Number(weight.toPrecision(exact ? 6 : 4));
   const howOf = (found) => (found.forbidden || found.left ? formatWeight(found) : found.weight > 0 ? found.how : LEAST);
-  const heads = state.rival ? ["weight A", "weight B", "difference", "how A", "how B"] : ["weight", "how"];
-  yield ["first query", "last query", "query token", "first key", "last key", "key token", ...heads];
+  const heads = state.rival ? "weight A,weight B,difference,how A,how B" : "weight,how";
+  yield ("first query,last query,query token,first key,last key,key token," + heads).split(",");
   for (const pair of cells()) {
     told.cut = told.lines === LINES;
     if (told.cut) return;

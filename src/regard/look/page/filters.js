@@ -29,6 +29,6 @@ export function makeFilters() {
     hideFirst.checked = state.hideFirst;
   }
 
-  when("scale reduce hideFirst data rival", show);
+  when((now) => [now.scale, now.reduce, now.hideFirst, now.data, now.rival], show);
   show();
 }

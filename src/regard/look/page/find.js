@@ -57,6 +57,9 @@ export function makeFind() {
   on(input, "keydown", ({ key, shiftKey }) => {
     if (key === "Enter" && state.found.keys.length) step(shiftKey ? -1 : 1);
   });
-  when("group", () => (input.value = ""));
-  when("found data", draw);
+  when(
+    (now) => [now.group],
+    () => (input.value = ""),
+  );
+  when((now) => [now.found, now.data], draw);
 }

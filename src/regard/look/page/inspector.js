@@ -52,7 +52,7 @@ export function makeInspector() {
     if (input.value !== "") pin(Number(input.value));
     input.value = state.query;
   });
-  whenThere("data rival query hideFirst tick", draw);
+  whenThere((now) => [now.data, now.rival, now.query, now.hideFirst, now.tick], draw);
 }
 
 // A line of a list; it shows its key in the map.

@@ -119,43 +119,59 @@ async function draw() {
     overview.arrange();
   }
 
-  when("group head other", () => {
-    changedAt = performance.now();
-    load().catch(fail);
-  });
-  when("group", overview.listStatistics);
-  when("head other hideFirst", overview.place);
-  when("theme", overview.draw);
+  when(
+    (now) => [now.group, now.head, now.other],
+    () => {
+      changedAt = performance.now();
+      load().catch(fail);
+    },
+  );
+  when((now) => [now.group], overview.listStatistics);
+  when((now) => [now.head, now.other, now.hideFirst], overview.place);
+  when((now) => [now.theme], overview.draw);
   makeTabs((group) => group !== state.group && go(group, selectedOf(page.groups[group])));
   makeFilters();
   makeCompare();
   fillGuide(go);
-  whenThere("data rival hideFirst", () => nameHead(navigation.goToPart));
-  whenThere("data rival scale reduce hideFirst view theme tick", () => {
-    resize();
-    drawHead();
-    drawLegend();
-    say();
-  });
-  whenThere("pointed query found", () => {
-    drawMarks();
-    say();
-  });
+  whenThere(
+    (now) => [now.data, now.rival, now.hideFirst],
+    () => nameHead(navigation.goToPart),
+  );
+  whenThere(
+    (now) => [now.data, now.rival, now.scale, now.reduce, now.hideFirst, now.view, now.theme, now.tick],
+    () => {
+      resize();
+      drawHead();
+      drawLegend();
+      say();
+    },
+  );
+  whenThere(
+    (now) => [now.pointed, now.query, now.found],
+    () => {
+      drawMarks();
+      say();
+    },
+  );
   makeInspector();
   makeText();
   makeFind();
   makeTables();
   makeExport();
   // The last to be told: all is drawn.
-  whenThere("data rival", () => {
-    performance.measure("head", { start: changedAt, end: performance.now() });
-    root.dataset.ready = "yes";
-  });
+  whenThere(
+    (now) => [now.data, now.rival],
+    () => {
+      performance.measure("head", { start: changedAt, end: performance.now() });
+      root.dataset.ready = "yes";
+    },
+  );
 
-  const flip = (name, a, b) => () => set({ [name]: state[name] === a ? b : a });
   listenToKeys(KEYS, MOUSE, {
     ...navigation.keys,
-    ...{ l: flip("scale", "log", "linear"), m: flip("reduce", "mean", "max"), f: flip("hideFirst", true, false) },
+    l: () => set({ scale: state.scale === "log" ? "linear" : "log" }),
+    m: () => set({ reduce: state.reduce === "max" ? "mean" : "max" }),
+    f: () => set({ hideFirst: !state.hideFirst }),
     ...{ c: () => byId("compare-with").focus(), "/": () => byId("find").focus() },
     other: (event) => event.target === document.body && overview.onArrow(event),
   });

@@ -97,8 +97,8 @@ export function makeNavigation() {
     const a = pairAt(from);
     if (!end) return pinPair(middleOf(a));
     const b = pairAt(end);
-    const side = (name) => [(a[name] + b[name] + 1) / 2, abs(a[name] - b[name]) + 1];
-    setView(viewOf(groupNow(), ...side("query"), ...side("key")));
+    const side = (from, to) => [(from + to + 1) / 2, abs(from - to) + 1];
+    setView(viewOf(groupNow(), ...side(a.query, b.query), ...side(a.key, b.key)));
   }
 
   // The page scrolls over a map that nobody works in; a pinch on a touchpad arrives as a wheel with Ctrl.

@@ -26,6 +26,6 @@ export function makeTabs(choose) {
     });
   }
 
-  when("group", show);
+  when((now) => [now.group], show);
   show();
 }

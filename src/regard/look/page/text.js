@@ -143,16 +143,30 @@ export function makeText() {
   on(earlier, "click", () => show(first - STRETCH));
   on(later, "click", () => show(first + STRETCH));
 
-  when("data rival query scale hideFirst theme found tick", (changed) => {
-    const { keyTokens, data, found } = state;
-    byId("text").hidden = !keyTokens;
-    if (!keyTokens || !data) return;
-    if (spans.length) colour();
-    else show(home() - BEFORE);
-    const key = changed.has("found") ? found.keys[found.at] : undefined;
-    if (key !== undefined) reveal(key, STRETCH / 2);
-    else if (changed.has("query")) reveal(home(), BEFORE);
-  });
-  when("group", () => (spans = []));
-  when("pointed", mark);
+  const isTold = () => state.keyTokens && state.data;
+  when(
+    (now) => [now.data, now.rival, now.query, now.scale, now.hideFirst, now.theme, now.found, now.tick],
+    () => {
+      byId("text").hidden = !state.keyTokens;
+      if (!isTold()) return;
+      if (spans.length) colour();
+      else show(home() - BEFORE);
+    },
+  );
+  when(
+    (now) => [now.query],
+    () => isTold() && reveal(home(), BEFORE),
+  );
+  when(
+    (now) => [now.found],
+    () => {
+      const key = state.found.keys[state.found.at];
+      if (isTold() && key !== undefined) reveal(key, STRETCH / 2);
+    },
+  );
+  when(
+    (now) => [now.group],
+    () => (spans = []),
+  );
+  when((now) => [now.pointed], mark);
 }

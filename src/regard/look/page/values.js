@@ -80,8 +80,7 @@ function exactPair(data, query, key) {
 
 // The same part of another head: only what both have can be compared.
 export function twinOf(part, other) {
-  const names = ["query", "key", "queries", "keys", "rows", "cols"];
-  return [other.mean, ...other.tiles, ...other.windows].find((one) => names.every((name) => one[name] === part[name]));
+  return [other.mean, ...other.tiles, ...other.windows].find(({ place }) => place === part.place);
 }
 
 // The finer parts that the map draws at a view, the finest last.
