@@ -67,7 +67,7 @@ def test_a_served_page_adds_only_what_fetches() -> None:
 
 
 def test_names_of_the_data_that_are_spelled_short_are_read_in_quotes() -> None:
-    own = re.search(r"const OWN =\s*`([^`]+)`", (PAGE / "build.mjs").read_text(encoding="utf-8"))
+    own = re.search(r"const OWN = wordsOf\(`([^`]+)`", (PAGE / "build.mjs").read_text(encoding="utf-8"))
     assert own
     names = set(own[1].split())
     assert len(names) > 10

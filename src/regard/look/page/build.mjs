@@ -10,6 +10,7 @@ import * as esbuild from "esbuild";
 
 const folder = dirname(fileURLToPath(import.meta.url));
 const read = (name) => readFileSync(join(folder, name), "utf8");
+const wordsOf = (text) => text.trim().split(/\s+/);
 const named = (...kinds) =>
   readdirSync(folder)
     .filter((name) => kinds.some((kind) => name.endsWith(kind)))
@@ -33,14 +34,17 @@ const entries = [
 // Names of properties that the page of attention spells short: its own, none of the browser's. Those of the document's data
 // that are among them are read by decode.js alone, in quotes. No other string may be such a name, but for the ids and words
 // of WORDS, or half of what means one thing would keep its name.
-const OWN =
-  `arrange codes colName cols colour colourOf colours data depth entropy entropyAt exact firstAt forbidden found
-  goToPart group gutter hideFirst isMax isNamed k0 k1 keyTokens key_len listStatistics logFloor meta mostRead moved narrow
-  onArrow other peak perKey perQuery pointed q0 q1 queries query queryTokens query_len received redraw restExact rival room
-  rowName rows side slotOf tiles topKeys topWeights total totalAt unpacked view weight weights widest windows`.split(
-    /\s+/,
-  );
-const WORDS = "data entropy exact forbidden found key queries query received rows tiles windows".split(" ");
+const OWN = wordsOf(`
+  align arrange base codes colName cols colour colourOf colours data depth down entropy entropyAt entropyLeft
+  entropyLeftAt exact first firstAt forbidden found goToPart group gutter hideFirst highest how isMax isNamed k0 k1
+  key_len keyTokens keys listStatistics logFloor loose meta mostRead moved narrow onArrow other peak perKey perQuery
+  place pointed q0 q1 queries query queryTokens query_len received redraw rest restAt rival room rowName rows side
+  slotOf span tick tiles topKeys topWeights total totalAt turn unpacked view weight weights widest windows
+`);
+const WORDS = wordsOf(`
+  base data down entropy exact first forbidden found highest keys place queries query received rest rows span tick
+  tiles turn windows
+`);
 
 function checkOwnNames() {
   const quoted = new RegExp(`(?<!\\*/ )(["'\`])(${OWN.filter((name) => !WORDS.includes(name)).join("|")})\\1`);
@@ -70,9 +74,11 @@ async function style(names) {
   return ascii((await esbuild.build(options)).outputFiles[0].text);
 }
 
-// esbuild writes the characters of `content: "\2026"` as they are.
+// esbuild writes the characters of `content: "\2026"` as they are, and keeps the blank before the value of a `--name`.
 function ascii(css) {
-  return css.replace(/[^\0-\x7f]/gu, (character) => `\\${character.codePointAt(0).toString(16)} `);
+  return css
+    .replace(/[^\0-\x7f]/gu, (character) => `\\${character.codePointAt(0).toString(16)} `)
+    .replace(/(--[\w-]+:) /g, "$1");
 }
 
 // White space between elements keeps words apart, however long it is; a value of letters alone needs no quotes.

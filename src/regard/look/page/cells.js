@@ -48,7 +48,7 @@ function rangeOf(data) {
   const range = { logFloor: page.log_floor, highest: 1 };
   if (state.scale === "log") return range;
   const single = reduceOf(data) === "max" || !isPooled(data.group);
-  if (!state.rival && !state.hideFirst && single) range.highest = data.meta.highest;
+  if (!state.rival && !state.hideFirst && single) range.highest = data.highest;
   else {
     range.highest = valuesOf(data).reduce((most, value) => (value < LEFT ? max(most, abs(value)) : most), 0);
   }

@@ -46,7 +46,8 @@ export function loadHead(group, head) {
   const loading = heads.get(name) || unpackHead(page.groups[group], head);
   heads.delete(name); // it goes to the end of those kept
   heads.set(name, loading);
-  if (heads.size > KEPT) heads.delete(heads.keys().next().value);
+  const [[oldest]] = heads;
+  if (heads.size > KEPT) heads.delete(oldest);
   return loading;
 }
 
@@ -70,10 +71,15 @@ async function unpackHead(group, head) {
   const mostRead = { keys: take(Uint32Array, group.most_read), weights: take(Float32Array, group.most_read) };
   const [entropyAt, totalAt, firstAt] = [0, 1, 2].map(() => take(Float32Array, count));
   const topWeights = weights(count * top);
+  const restAt = weights(count);
+  const most = meta.without_first ? meta.without_first.entropy_max : 0;
+  const entropyLeftAt = linear(count, most);
   const first = weights(rows);
   const entropy = linear(group.margins[0], meta.entropy_max);
-  const received = linear(group.margins[1], meta.received_max);
-  const peak = linear(group.margins[1], meta.peak_max);
+  const entropyLeft = linear(group.margins[0], most);
+  const [received, peak] = [meta.received_max, meta.peak_max].map((highest) =>
+    weights(group.margins[1]).map((share) => share * highest),
+  );
   const windows = meta["windows"].map((box) => {
     const [rows, cols] = [box["rows"], box["cols"]];
     return patch(box["query"], box.key, rows, cols, { name: box.name, codes: words(rows * cols) });
@@ -92,9 +98,26 @@ async function unpackHead(group, head) {
       : null;
   if (at !== buffer.byteLength) throw new Error("a head holds " + buffer.byteLength + " bytes; expected " + at);
   return {
-    ...{ meta, group, mean, max, windows, queries, topKeys, topWeights, entropyAt, totalAt, firstAt, mostRead },
+    ...{
+      meta,
+      group,
+      highest: meta["highest"],
+      mean,
+      max,
+      windows,
+      queries,
+      topKeys,
+      topWeights,
+      entropyAt,
+      totalAt,
+      firstAt,
+      mostRead,
+    },
     ...{
       entropy,
+      entropyLeft,
+      restAt,
+      entropyLeftAt,
       received,
       peak,
       // The place of a query among those kept exactly, or -1.

@@ -36,7 +36,8 @@ async function fetchRow(data, query, signal) {
   const weights = new Float32Array(buffer, 16 + 4 * count, count);
   const codes = new Uint16Array(buffer, 16 + 8 * count, data.group.key_len);
   data.rows.set(query, { entropy, total, first, keys, weights, codes });
-  if (data.rows.size > ROWS) data.rows.delete(data.rows.keys().next().value);
+  const [[oldest]] = data.rows;
+  if (data.rows.size > ROWS) data.rows.delete(oldest);
 }
 
 // What is wanted of a view: [name, how to fetch it, whether a head has it], or only what to say.

@@ -6,7 +6,7 @@ import { button, byId, element, fill, on, root } from "./dom.js";
 import { makeExport } from "./exporting.js";
 import { makeFilters } from "./filters.js";
 import { makeFind } from "./find.js";
-import { fillGuide } from "./guide.js";
+import { makeGuide } from "./guide.js";
 import { makeInspector } from "./inspector.js";
 import { drawLegend } from "./legend.js";
 import { drawHead, drawMarks, measure } from "./map.js";
@@ -19,7 +19,7 @@ import { set, state, when, whenThere } from "./store.js";
 import { makeTables } from "./tables.js";
 import { makeTabs } from "./tabs.js";
 import { makeText } from "./text.js";
-import { headName } from "./values.js";
+import { headName, scoresOf } from "./values.js";
 import { clamp, wholeView } from "./viewport.js";
 
 const KEYS = [
@@ -59,7 +59,7 @@ function nameHead(goToPart) {
   fill("head-name", headName(group, head) + against);
   const scores = groupNow().statistics.map(({ name, label, unit, decimals, about }) => {
     const values = [data, rival].map((of, at) => {
-      const score = of && of.meta.scores[name];
+      const score = of && scoresOf(of.meta)[name];
       const text = typeof score === "number" ? score.toFixed(decimals) + (unit && " " + unit) : "\u2013";
       return of ? element("dd", at ? "against" : "", text) : "";
     });
@@ -127,12 +127,13 @@ async function draw() {
     },
   );
   when((now) => [now.group], overview.listStatistics);
-  when((now) => [now.head, now.other, now.hideFirst], overview.place);
+  when((now) => [now.head, now.other], overview.place);
+  when((now) => [now.hideFirst], overview.arrange);
   when((now) => [now.theme], overview.draw);
   makeTabs((group) => group !== state.group && go(group, selectedOf(page.groups[group])));
   makeFilters();
   makeCompare();
-  fillGuide(go);
+  makeGuide(go);
   whenThere(
     (now) => [now.data, now.rival, now.hideFirst],
     () => nameHead(navigation.goToPart),
@@ -173,7 +174,8 @@ async function draw() {
     m: () => set({ reduce: state.reduce === "max" ? "mean" : "max" }),
     f: () => set({ hideFirst: !state.hideFirst }),
     ...{ c: () => byId("compare-with").focus(), "/": () => byId("find").focus() },
-    other: (event) => event.target === document.body && overview.onArrow(event),
+    // The other keys of a grid scroll the page.
+    other: (event) => event.target === document.body && event.key.startsWith("Arrow") && overview.onArrow(event),
   });
   overview.listStatistics();
   await load();

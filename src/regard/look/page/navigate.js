@@ -3,7 +3,7 @@
 import { groupNow } from "./decode.js";
 import { arrowOf, byId, on, onKeys } from "./dom.js";
 import { drawBox, drawMarks, middleOf, sharesAt } from "./map.js";
-import { abs, exp, floor, min } from "./numbers.js";
+import { abs, exp, floor, max, min } from "./numbers.js";
 import { set, state } from "./store.js";
 import { drawnCell } from "./values.js";
 import { clamp, holding, isWhole, moved, viewOf, wholeView, zoomed } from "./viewport.js";
@@ -51,10 +51,12 @@ export function makeNavigation() {
     const group = groupNow();
     let { view } = state;
     let pair = cursor();
-    for (let count = state.pointed ? cells : 0; count > 0; count--) {
+    for (let count = state.pointed ? cells * max(abs(down), 1) : 0; count > 0; count--) {
       const cell = drawnCell(state.data, pair.query, pair.key, view);
       const next = ([from, to], way, at) => (way > 0 ? to : way < 0 ? from - 1 : at);
-      const [query, key] = [next(cell.queries, down, pair.query), next(cell.keys, across, pair.key)];
+      const query = next(cell.queries, down, pair.query);
+      // Home and End go to the first and the last key at once.
+      const key = abs(across) > 1 ? clamp(across, 0, group.key_len - 1) : next(cell.keys, across, pair.key);
       if (min(query, key) < 0 || query >= group.query_len || key >= group.key_len) break;
       view = holding(view, group, query, key);
       pair = middleOf({ query, key }, view);

@@ -11,7 +11,7 @@ import { swatch } from "./legend.js";
 import { abs, max } from "./numbers.js";
 import { set, state, when } from "./store.js";
 import { inText } from "./tokens.js";
-import { grouped, perKey, spanText, strongest } from "./values.js";
+import { counted, grouped, perKey, spanText, strongest } from "./values.js";
 import { clamp } from "./viewport.js";
 
 const STRETCH = 400;
@@ -46,13 +46,15 @@ export function makeText() {
       made.role = "option";
       made.id = "token-" + (first + place);
       made.dataset.at = first + place;
+      made.ariaPosInSet = first + place + 1;
+      made.ariaSetSize = length;
       return made;
     });
     const stop = first + spans.length;
     fill(holder, ...spans);
     // Words without spaces of their own are set apart.
     holder.classList.toggle("words", !tokens.some((token) => /\s/.test(token)));
-    fill("text-about", (spans.length < length ? spanText(first, stop) + " of " : "") + grouped(length) + " tokens");
+    fill("text-about", (spans.length < length ? spanText(first, stop) + " of " : "") + counted(length, "token"));
     earlier.hidden = first === 0;
     later.hidden = stop === length;
     colour();
@@ -121,9 +123,11 @@ export function makeText() {
     if (!isShown(cursor)) cursor = isShown(home()) ? home() : first;
     if (event.key === "Enter") return keep(cursor);
     const ahead = getComputedStyle(holder).direction === "rtl" ? -1 : 1;
-    const [down, across] = arrowOf(event) || [{ PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }[event.key], 0];
-    if (!down && !across) return false;
-    cursor = clamp(cursor + 10 * down + ahead * across, 0, state.keyTokens.length - 1);
+    const step = arrowOf(event);
+    if (!step) return false;
+    const [down, across] = step;
+    const along = abs(across) > 1 ? across : ahead * across;
+    cursor = clamp(cursor + 10 * down + along, 0, state.keyTokens.length - 1);
     reveal(cursor, STRETCH / 2);
     pointAt(state.query, cursor);
     mark();
