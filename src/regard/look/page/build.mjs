@@ -35,15 +35,16 @@ const entries = [
 // that are among them are read by decode.js alone, in quotes. No other string may be such a name, but for the ids and words
 // of WORDS, or half of what means one thing would keep its name.
 const OWN = wordsOf(`
-  align arrange base codes colName cols colour colourOf colours data depth down entropy entropyAt entropyLeft
-  entropyLeftAt exact first firstAt forbidden found goToPart group gutter hideFirst highest how isMax isNamed k0 k1
-  key_len keyTokens keys listStatistics logFloor loose meta mostRead moved narrow onArrow other peak perKey perQuery
-  place pointed q0 q1 queries query queryTokens query_len received redraw rest restAt rival room rowName rows side
-  slotOf span tick tiles topKeys topWeights total totalAt turn unpacked view weight weights widest windows
+  align arrange base below codes colName colour colourOf colours cols data depth down draw entropy entropyAt
+  entropyLeft entropyLeftAt exact first firstAt forbidden found goToPart group gutter hideFirst highest how isMax
+  isNamed k0 k1 keyTokens key_len keys lines listStatistics logFloor loose meta mostRead moved narrow onArrow other
+  peak perKey perQuery pitch place pointed pooling q0 q1 queries query queryTokens query_len range received redraw
+  rest restAt rival room rowName rows scaling select side slotOf span tick ticks tiles told topKeys topWeights total
+  totalAt turn unpacked view weight weights widest windows
 `);
 const WORDS = wordsOf(`
-  base data down entropy exact first forbidden found highest keys place queries query received rest rows span tick
-  tiles turn windows
+  base data down entropy exact first forbidden found highest keys place queries query received rest rows select span
+  tick tiles turn windows
 `);
 
 function checkOwnNames() {

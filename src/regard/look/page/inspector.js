@@ -81,10 +81,10 @@ function mostRead({ keys, weights }) {
   const { query_len } = groupNow();
   const lines = Array.from(keys).flatMap((key, at) => {
     if (weights[at] <= page.floor || (state.hideFirst && !key)) return [];
-    const received = "receives " + weights[at].toLocaleString("en", { maximumSignificantDigits: 4 });
+    const received = weights[at].toLocaleString("en", { maximumSignificantDigits: 4 });
     return lineOf([key, key + 1], ((100 * weights[at]) / query_len).toPrecision(3) + " %", "", received);
   });
-  const note = `mean weight over ${query_len > 1 ? "all " : ""}${counted(query_len, "query", "queries")}; exact`;
+  const note = `mean weight over ${query_len > 1 ? "all " : ""}${counted(query_len, "query", "queries")}, and the sum; exact`;
   const name = "Most read keys";
   const list = element("ol", "top", ...lines);
   attributes(list, { role: "list", "aria-label": name });

@@ -11,13 +11,13 @@ import { isWhole } from "./viewport.js";
 
 // [share of the bar, label] of the scale's ticks.
 export function ticksNow() {
-  const { scale, rival, data } = state;
+  const { scaling, rival, data } = state;
   const range = scaleOf(data);
-  const isLog = scale === "log";
+  const isLog = scaling === "log";
   const label = (value) => String(Number(value.toPrecision(2)));
   const values = isLog ? [] : [0, range.highest / 2, range.highest];
   for (let value = range.logFloor; isLog && value < 2; value *= 10) values.push(value);
-  const shares = values.map((value) => shareOf(value, scale, range));
+  const shares = values.map((value) => shareOf(value, scaling, range));
   if (!rival) return values.map((value, at) => [shares[at], (isLog && !at ? "\u2264 " : "") + label(value)]);
   const side = (sign, name) =>
     values.flatMap((value, at) => (shares[at] > 0.6 ? [[0.5 + (sign * shares[at]) / 2, name + label(value)]] : []));
@@ -26,14 +26,14 @@ export function ticksNow() {
 
 // What the colours count, in words.
 export function scaleTitle() {
-  const { rival, data, scale, hideFirst } = state;
+  const { rival, data, scaling, hideFirst } = state;
   const largest =
     reduceOf(data) === "max" ? "largest in a cell" : "summed over a cell\u2019s keys, mean of its queries";
   return (
     (rival ? "A \u2212 B, difference of " : "") +
     "attention weight" +
     (ofPairs(gridInView()) ? "" : ", " + largest) +
-    ` (${scale} scale${hideFirst ? "; first key left out, renormalised" : ""})`
+    ` (${scaling} scale${hideFirst ? "; first key left out, renormalised" : ""})`
   );
 }
 

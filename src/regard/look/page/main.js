@@ -23,7 +23,10 @@ import { headName, scoresOf } from "./values.js";
 import { clamp, wholeView } from "./viewport.js";
 
 const KEYS = [
-  ["\u2190 \u2192 \u2191 \u2193", "another head, or the cursor in the map (Shift: ten cells)"],
+  [
+    "\u2190 \u2192 \u2191 \u2193",
+    "another head, or the cursor in the map (Shift: ten cells); also Home, End, PageUp, PageDown",
+  ],
   ["Enter", "pins the query"],
   ["+ \u2212 0", "zoom"],
   ["L", "log or linear"],
@@ -139,7 +142,7 @@ async function draw() {
     () => nameHead(navigation.goToPart),
   );
   whenThere(
-    (now) => [now.data, now.rival, now.scale, now.reduce, now.hideFirst, now.view, now.theme, now.tick],
+    (now) => [now.data, now.rival, now.scaling, now.pooling, now.hideFirst, now.view, now.theme, now.tick],
     () => {
       resize();
       drawHead();
@@ -170,8 +173,8 @@ async function draw() {
 
   listenToKeys(KEYS, MOUSE, {
     ...navigation.keys,
-    l: () => set({ scale: state.scale === "log" ? "linear" : "log" }),
-    m: () => set({ reduce: state.reduce === "max" ? "mean" : "max" }),
+    l: () => set({ scaling: state.scaling === "log" ? "linear" : "log" }),
+    m: () => set({ pooling: state.pooling === "max" ? "mean" : "max" }),
     f: () => set({ hideFirst: !state.hideFirst }),
     ...{ c: () => byId("compare-with").focus(), "/": () => byId("find").focus() },
     // The other keys of a grid scroll the page.

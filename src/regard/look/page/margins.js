@@ -49,10 +49,10 @@ function pair(pen, [values, others], logFloor, place) {
 }
 
 export function drawMargins(pen, { left, top, width, height, right, narrow }) {
-  const { data, rival, hideFirst, scale, view } = state;
+  const { data, rival, hideFirst, scaling, view } = state;
   const { key_len, query_len } = data.group;
   const isCoarse = data.peak.length < key_len;
-  const isLog = scale === "log";
+  const isLog = scaling === "log";
   // Without the first key nothing of its cell is drawn; what the others receive is not renormalised.
   const across = (values) => {
     const shown = hideFirst ? values.map((value, at) => (at ? value : 0)) : values;

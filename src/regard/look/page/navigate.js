@@ -106,7 +106,7 @@ export function makeNavigation() {
   // The page scrolls over a map that nobody works in; a pinch on a touchpad arrives as a wheel with Ctrl.
   function onWheel(event) {
     const pair = pairBelow(event);
-    if (!pair || !(event.ctrlKey || event.metaKey || document.activeElement === holder)) return;
+    if (!pair || !(event.ctrlKey || event.metaKey || holder.matches(":focus"))) return;
     if (event.deltaY > 0 && isWhole(state.view, groupNow()) && !event.ctrlKey) return;
     event.preventDefault();
     zoom(exp(clamp(event.deltaY, -120, 120) / 300), pair);
@@ -123,7 +123,7 @@ export function makeNavigation() {
   on(holder, "pointermove", onMove);
   on(holder, "pointerdown", onDown);
   on(holder, "pointerup pointercancel", onUp);
-  on(holder, "pointerleave", () => start || document.activeElement === holder || set({ pointed: null }));
+  on(holder, "pointerleave", () => start || holder.matches(":focus") || set({ pointed: null }));
   on(holder, "wheel", onWheel, { passive: false });
   on(holder, "dblclick", reset);
   const closer = () => zoom(CLOSER);

@@ -67,7 +67,8 @@ export function makePlain(root, view) {
   attributes(readout, { role: "status" });
   map.append(canvas, across, down);
   numbers.append(summary);
-  section.append(bar, about, map, scale, readout, says, numbers);
+  const side = element("div", "beside", scale, readout, says, numbers);
+  section.append(bar, about, map, side);
   root.replaceChildren(section);
 
   function sizeOf(room, highest) {
@@ -113,11 +114,16 @@ export function makePlain(root, view) {
 
   function redraw() {
     const above = view.top ? TOP : 12;
-    const room = max(100, min(760, section.clientWidth - LEFT - RIGHT));
-    const [width, height] = sizeOf(room, view.square ? 600 : 440);
+    const { clientWidth } = section;
+    const room = max(100, clientWidth - LEFT - RIGHT);
+    const [width, height] = sizeOf(room, view.square ? clamp(innerHeight - 260, 320, 900) : 440);
+    // What is said stands beside a map that leaves room for it, with the table.
+    const isBeside = clientWidth - LEFT - width - RIGHT > 340;
+    section.classList.toggle("two", isBeside);
+    if (!shape) numbers.open = isBeside;
     shape = { left: LEFT, top: above, width, height };
     draw(penFor(canvas, LEFT + width + RIGHT, above + height + BOTTOM), LEFT, above, width, height);
-    drawScale(penFor(scale, min(440, section.clientWidth), 48), 24, 18, 200, view.scale());
+    drawScale(penFor(scale, min(340, clientWidth), 48), 24, 18, 160, view.scale());
     fill(about, view.lines().join("; "));
     for (const line of [across, down]) line.hidden = !cursor;
     if (cursor) return point(...cursor);

@@ -6,7 +6,7 @@ const PLACES = [/* @__KEY__ */ "view", /* @__KEY__ */ "pointed", /* @__KEY__ */ 
 // other: {group, head} of the head that is compared with, or null; query: the pinned one, -1 before there is one;
 // pointed: {query, key} below the pointer or the cursor; tick: told when data grew in place.
 export let state = {
-  ...{ group: 0, head: 0, other: null, scale: "log", reduce: "mean", hideFirst: false, query: -1, pointed: null },
+  ...{ group: 0, head: 0, other: null, scaling: "log", pooling: "mean", hideFirst: false, query: -1, pointed: null },
   ...{ view: null, found: { text: "", keys: [], at: -1 }, data: null, rival: null, theme: "light", tick: 0 },
   ...{ queryTokens: null, keyTokens: null },
 };

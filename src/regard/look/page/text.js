@@ -69,7 +69,7 @@ export function makeText() {
   }
 
   function colour() {
-    const { data, rival, scale, found, query } = state;
+    const { data, rival, scaling, found, query } = state;
     const own = keyOf(query);
     const all = [data, rival].filter(Boolean);
     const rows = all.map((one) => perKey(one, query, first, first + spans.length));
@@ -81,7 +81,7 @@ export function makeText() {
       const forbidden = rows.every((row) => row.forbidden[place]);
       const weight = rows[0].weights[place] - (rival ? rows[1].weights[place] : 0);
       const range = { logFloor: LOG_FLOOR, highest: 1 };
-      const share = forbidden || !high ? 0 : shareOf(abs(weight) / high, scale, range);
+      const share = forbidden || !high ? 0 : shareOf(abs(weight) / high, scaling, range);
       token.className = [
         at === own && "query",
         forbidden && "hatched",
@@ -95,15 +95,15 @@ export function makeText() {
     });
     mark();
     const top = high.toPrecision(2);
-    const low = rival ? "\u2212" + top : scale === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
-    const what = `weight that query ${grouped(query)} gives, ${rival ? "A \u2212 B, " : ""}${scale}; ${rows[0].how}`;
+    const low = rival ? "\u2212" + top : scaling === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
+    const what = `weight that query ${grouped(query)} gives, ${rival ? "A \u2212 B, " : ""}${scaling}; ${rows[0].how}`;
     const hatched = rows[0].forbidden.includes(1) ? swatch("hatched", "may not attend") : "";
     fill("text-legend", low, barOf(scaleColour(rival, PART)), top, span("muted", what), hatched);
   }
 
   // The token at the cursor of the map or of the text.
   function mark() {
-    const focused = document.activeElement === holder;
+    const focused = holder.matches(":focus");
     const at = focused && cursor >= 0 ? cursor : state.pointed ? state.pointed.key : -1;
     const token = spans[at - first];
     for (const old of holder.querySelectorAll(".at")) old.classList.remove("at");
@@ -149,7 +149,7 @@ export function makeText() {
 
   const isTold = () => state.keyTokens && state.data;
   when(
-    (now) => [now.data, now.rival, now.query, now.scale, now.hideFirst, now.theme, now.found, now.tick],
+    (now) => [now.data, now.rival, now.query, now.scaling, now.hideFirst, now.theme, now.found, now.tick],
     () => {
       byId("text").hidden = !state.keyTokens;
       if (!isTold()) return;

@@ -122,7 +122,7 @@ export function drawnCell(data, query, key, view = state.view) {
 // Which of the two maps is shown. Of the largest weights it is not known what is left without the first key.
 export function reduceOf(data) {
   const both = data && data.max && (!state.rival || (state.rival.max && state.data.max));
-  return state.reduce === "max" && !state.hideFirst && both ? "max" : "mean";
+  return state.pooling === "max" && !state.hideFirst && both ? "max" : "mean";
 }
 
 // The grid that is drawn: of the whole map, or of a part.
