@@ -31,15 +31,24 @@ def others_of(dense: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some[..., None], left / (1 - dense[..., :1]), 0.0), some
 
 
-def with_sink_at_first(key_len: int, logits: Tensor) -> tuple[AttentionWeights, Tensor]:
-    """Causal weights of two heads whose queries give key 0 so much, (L,) in logits above the others; and in float64."""
+def resting_on_first(
+    length: int, mask: masks.Mask | None, *, least: float, most: float
+) -> tuple[AttentionWeights, Tensor]:
+    """Weights of two heads that rest on key 0, more from query to query; and what they are in float64."""
     generator = torch.Generator().manual_seed(3)
-    q, k, v = torch.randn(3, 1, 2, key_len, 9, generator=generator)
-    q[..., 8], k[..., 8] = logits, 0.0
-    k[..., 0, 8] = 3.0
-    allowed = masks.causal().to_dense(key_len)
+    q, k, v = torch.randn(3, 1, 2, length, 9, generator=generator)
+    q[..., 8], k[..., 8] = torch.linspace(least, most, length), -3.0
+    k[..., 0, :] *= 0.1
+    k[..., 0, 8] = 0.1
+    allowed = None if mask is None else mask.to_dense(length)
     dense = reference.attention(q.double(), k.double(), v.double(), allowed).weights[0]
-    return attention(q, k, v, masks.causal())[1], dense
+    return attention(q, k, v, mask)[1], dense
+
+
+def distances(want: Tensor) -> Tensor:
+    """By definition, of square weights (..., L, L)."""
+    at = torch.arange(want.shape[-1])
+    return (want * (at[:, None] - at).abs()).sum(-1)
 
 
 def test_what_is_left_of_rows_that_one_can_compute_by_hand() -> None:
@@ -115,25 +124,40 @@ def test_the_key_before_a_query_is_not_key_0(some_weights: Make) -> None:
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_row_that_is_nearly_all_key_0_is_summed_itself(stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     length = 200
-    weights, dense = with_sink_at_first(length, torch.linspace(2, 22, length))
+    weights, dense = resting_on_first(length, masks.causal(), least=2, most=22)
     given = DenseWeights(dense) if stored else weights
     want, some = others_of(dense)
-    first = dense[..., 0]
-    assert float(first[some].max()) > 1 - 4e-6
+    assert float(dense[..., 0][some].max()) > 1 - 4e-6
     assert bool((~some[:, 1:]).any())
     entropy = -torch.special.xlogy(want, want).sum(-1)
-    # Within the float32 rounding of one score of some 60 wherever the threshold of 1e-6 itself is not in the balance.
-    sure = ((1 - first) / 1e-6 - 1).abs() > 1e-3
+    sure = ((1 - dense[..., 0]) / 1e-6 - 1).abs() > 1e-3  # the threshold of 1e-6 itself is not in the balance
     found = margins_of(given).left
     assert torch.equal(found.some[sure], some[sure])
+    # The weight on key 0 is known to 3e-8, of which 1e-4 or more is left where it is taken off.
     assert float((found.entropy - entropy)[sure].abs().max()) < 5e-4
-    away = (torch.arange(length)[:, None] - torch.arange(length)).abs()
-    assert float((found.distance - (want * away).sum(-1))[sure].abs().max()) < 2e-2
+    assert float((found.distance - distances(want))[sure].abs().max()) < 2e-2
     monkeypatch.setattr(without_first, "BLOCK_ENTRIES", 3 * length)
     assert torch.allclose(margins_of(given).left.entropy, found.entropy, atol=1e-6)
     if not stored:
         monkeypatch.setattr(without_first, "UNSURE", 0.0)
-        assert float((margins_of(given).left.distance - (want * away).sum(-1))[sure].abs().max()) > 1
+        assert float((margins_of(given).left.entropy - entropy)[sure].abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("mask", [masks.causal(), None], ids=str)
+def test_distances_are_no_differences_of_long_ways(mask: masks.Mask | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, dense = resting_on_first(300, mask, least=12, most=16)
+    want, some = others_of(dense)
+    away = torch.where(some, distances(want), 0.0).sum(-1) / some.sum(-1)
+
+    def off() -> float:
+        scores = margins_of(weights).scores_left
+        return max(abs(each.distance - float(true)) for each, true in zip(scores, away, strict=True))
+
+    assert bool(some[:, 1:].all())
+    assert off() < 1e-3
+    monkeypatch.setattr(without_first, "TOKENS", 1e9)
+    monkeypatch.setattr(without_first, "UNSURE", 0.0)
+    assert off() > 4e-2
 
 
 def test_a_head_that_rests_on_key_0_alone_has_no_scores() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.look.maps import one_sequence
-from regard.look.without_first import UNSURE, weights_of
+from regard.look.without_first import weights_of
 
 if TYPE_CHECKING:
     from regard import AttentionWeights
@@ -30,6 +30,9 @@ WINDOW = 64
 
 #: How many of the latest queries are always kept: they are where a text is continued.
 LATEST = 8
+
+# A rest of less than this, a difference of float32 sums, is summed itself.
+UNSURE = 2e-3
 
 # How many weights are computed at once where single ones are looked at.
 BLOCK_ENTRIES = 1 << 24

@@ -115,7 +115,8 @@ def layer_margins(
     if aligned and -query_len < shift - 1:
         previous = one_sequence(weights.diagonal(shift - 1), 1, batch).float().cpu()  # (H, L or fewer)
     induction = induction_of(weights, ids if aligned else None, batch=batch)
-    left = left_of(weights, first=first, others=others, entropy=entropy, distance=distance, batch=batch)
+    far = distance if aligned else None
+    left = left_of(weights, first=first, others=others, entropy=entropy, distance=far, batch=batch)
     whole = _Shares(entropy, distance, previous, first, induction, received)
     scores = _scores(whole, first + others > 0, layer, shift=shift if aligned else None)
     return Margins(
