@@ -1,4 +1,4 @@
-"""With the first key left out, every number leaves it out: scores, entropies, rests, lists; against dense float64 attention."""
+"""With the first key left out, every number leaves it out: scores, entropies, rests and lists, against float64."""
 
 from __future__ import annotations
 
