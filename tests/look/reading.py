@@ -135,7 +135,7 @@ def compare(tab: Tab, group: int, head: int) -> None:
     """Compares the head that is shown with another, by the list."""
     tab.page.hover("#compare-with")
     tab.page.select_option("#compare-with", f"{group}.{head}")
-    tab.until("() => document.querySelectorAll('#row .one').length === 2")
+    tab.until("() => document.getElementById('rows').classList.contains('comparing')")
 
 
 def table(tab: Tab, name: str) -> list[list[str]]:

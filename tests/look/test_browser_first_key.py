@@ -150,3 +150,17 @@ def test_where_nearly_all_is_on_the_first_key_four_digits_are_left(browser: Brow
     tab.page.check("#hide-first")
     pin(tab, 3)
     assert tab.texts("#top b") == ["0.510", "0.330", "0.160"]
+
+
+def test_a_rest_holds_the_first_key_unless_it_is_left_out(browser: Browser, tmp_path: Path) -> None:
+    # Twelve keys, so that the first is not among those that are kept of the last query.
+    row = torch.tensor([1, 9, 9, 9, 9, 9, 9, 9, 9, 2, 3, 4], dtype=torch.float64) / 82
+    dense = torch.eye(12, dtype=torch.float64)
+    dense[11] = row
+    tab = browser.open(regard.look(dense).save(tmp_path / "page.html"))
+    pin(tab, 11)
+    assert "key 0" not in tab.texts("#top .place")
+    assert agrees(tab.say("rest").partition(": ")[2], (1 + 2 + 3 + 4) / 82)
+    tab.page.check("#hide-first")
+    tab.settle()
+    assert agrees(tab.say("rest").partition(": ")[2], (2 + 3 + 4) / 81)

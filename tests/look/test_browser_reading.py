@@ -33,7 +33,7 @@ def weights() -> list[regard.AttentionWeights]:
 
 @pytest.fixture(scope="module")
 def path(weights: list[regard.AttentionWeights], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    page = regard.look(weights, list("abcdef" * 4), notes=["a note"])
+    page = regard.look(weights, list("abcdef" * 4), source="where the text comes from", notes=["a note", "another"])
     return page.save(tmp_path_factory.mktemp("reading") / "page.html")
 
 
@@ -47,11 +47,13 @@ def test_map_readout_and_inspector_are_seen_together(browser: Browser, path: Pat
     tab = browser.open(path, width=width, height=height)
     for name in ("#cells", "#readout", "#top-name", "#top"):
         assert tab.evaluate(SEEN, name) == pytest.approx([1, 1]), name
-    # Also of a pair, of which more is said.
+    # Also of a pair, of which more is said; and neither lies over the other.
     tab.evaluate("() => document.getElementById('map').focus()")
     tab.press("ArrowUp", "ArrowLeft")
     for name in ("#cells", "#readout", "#top"):
         assert tab.evaluate(SEEN, name) == pytest.approx([1, 1]), name
+    ends = "['#cells', '#readout'].map((name) => document.querySelector(name).getBoundingClientRect())"
+    assert tab.evaluate(f"(([cells, readout]) => readout.top - cells.bottom)({ends})") >= 0
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -108,7 +110,8 @@ def test_a_map_of_single_pairs_ends_nowhere(tab: Tab) -> None:
 
 def test_the_keys_of_a_grid_go_far_in_the_heads(tab: Tab) -> None:
     tab.evaluate("() => document.getElementById('tiles').focus()")
-    tab.press("PageUp", "ArrowRight")
+    tab.press("PageUp", "Home", "ArrowRight")
+    _until_named(tab, "Layer 0, head 1")
     for key, name in {
         "Home": "Layer 0, head 0",
         "End": "Layer 0, head 2",
@@ -119,7 +122,12 @@ def test_the_keys_of_a_grid_go_far_in_the_heads(tab: Tab) -> None:
         "PageUp": "Layer 0, head 1",
     }.items():
         tab.press(key)
-        assert tab.say("head-name") == name, key
+        _until_named(tab, name)
+
+
+def _until_named(tab: Tab, name: str) -> None:
+    """Waits until a head is shown."""
+    tab.until("(name) => document.getElementById('head-name').textContent === name", name)
 
 
 def test_the_keys_of_a_grid_go_far_in_the_map(tab: Tab) -> None:
@@ -176,9 +184,9 @@ def test_where_to_look_goes_by_tab_and_each_head_is_a_way_to_it(browser: Browser
         assert tab.texts("#guide button") == heads, "each sentence that names a head is a button"
         for text in heads:
             tab.page.click(f'#guide button:text-is("{text}")')
-            tab.settle()
-            layer, _, head = tab.say("head-name").removeprefix(f"{name}: ").partition(", head ")
-            assert re.search(rf"{re.escape(layer)} head {head}\b", text), (text, tab.say("head-name"))
+            found = re.search(r"(blocks\.\d\.attn) head (\d+)", text)
+            assert found
+            _until_named(tab, f"{name}: {found[1]}, head {found[2]}")
     assert tab.complaints() == []
 
 
