@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +200,15 @@ def test_long_profiles_are_means_and_their_highest_points_are_marked(some_weight
     assert np.allclose([line.get_ydata()[0] for line in dots], received.amax(-1))
 
 
-def test_without_matplotlib_the_extra_is_named() -> None:
-    script = "import sys; sys.modules['matplotlib'] = None; from regard.look import figures"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == (
-        "ImportError: figures need matplotlib, which is not installed: pip install 'regard[look]'"
-    )
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [
+        name for name in sys.modules if name.startswith(("matplotlib", "regard.look.canvas", "regard.look.figures"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    wanted = r"figures need matplotlib, which is not installed: pip install 'regard\[look\]'"
+    with pytest.raises(ImportError, match=wanted):
+        import_module("regard.look.figures")
 
 
 @pytest.mark.parametrize("kind", ["array", "module", "(1, L, D)"])

@@ -164,7 +164,7 @@ CELLS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # test_browser_plain.py runs and exports a notebook, and reads it in a browser
 def test_several_pages_in_a_notebook_that_is_run_and_exported(tmp_path: Path) -> None:
     for name in ("nbconvert", "ipykernel"):
         if find_spec(name) is None:
