@@ -82,7 +82,7 @@ def head(
         hide_first: leave key 0 out and renormalise each query: w / (1 - w_0), as the colour bar says. Key 0 is then
             grey; a query that reads key 0 alone has nothing left and shows 0.
         margins: draw the weight that each key receives above the map and each query's entropy beside it, both exact
-            before they are averaged over the map's cells.
+            before they are averaged over the map's cells; with hide_first both are of what is left, renormalised.
         mask: of dense weights, what to hatch: a mask, or booleans that broadcast to them; True = may attend.
         width: inches of a new figure: 3.5 for a column of a paper, 7 for a page.
 
