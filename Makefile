@@ -11,6 +11,8 @@ TEXT ?=
 OUT ?= regard-look
 # Further options, handed on as they are: make bench ARGS="--quick --only causal".
 ARGS ?=
+# Two processes of one thread each: with more, they wait for each other. One process: make test WORKERS=0.
+WORKERS ?= 2
 
 # The page's tools, for development only. A stamp of npm's own: older than the lock file means to install again.
 NODE := node_modules/.package-lock.json
@@ -40,7 +42,7 @@ demo: $(READY)
 	$(BIN)/regard look $(if $(TEXT),"$(TEXT)") --out "$(OUT)" $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,14 +16,11 @@ SCORES = HEADS * LENGTH * LENGTH  # 16.8 million
 # sequence; inputs and outputs are 2^15 elements. Half as much again leaves room for a column of rows beside.
 LIMIT = 3 * (1 << 21)
 
+# Those of tiles are below.
 MASKS = {
     "none": None,
-    "causal": masks.causal(),
-    "window": masks.window(100),
-    "documents": masks.documents(torch.arange(LENGTH) // 1000),
-    "prefix": masks.prefix(40) | masks.causal(),
+    "long documents": masks.documents(torch.arange(LENGTH) // 1000),
     "where": masks.where(lambda b, h, q, kv: (q - kv) % (h + 2) == 0),
-    "not": ~masks.causal(),
     "and": masks.causal() & masks.window(300) & masks.padding(torch.tensor([LENGTH - 5])),
 }
 OPTIONS = {
