@@ -12,8 +12,10 @@ from torch import Tensor
 
 from regard import AttentionWeights, attention, masks, reference
 from regard.look import head_table, without_first
+from regard.look import margins as margins_module
 from regard.look.dense import DenseWeights
 from regard.look.margins import Margins, layer_margins
+from regard.look.without_first import Left
 
 Make = Callable[..., AttentionWeights]
 IDS = [1, 2, 3, 1, 2, 3, 4, 4, 1, 7, 8, 1, 2, 9, 9, 9, 3, 1, 5, 2]
@@ -21,6 +23,20 @@ IDS = [1, 2, 3, 1, 2, 3, 4, 4, 1, 7, 8, 1, 2, 9, 9, 9, 3, 1, 5, 2]
 
 def margins_of(weights: object, ids: Tensor | None = None, **options: object) -> Margins:
     return layer_margins(weights, 0, ids, **options)[0]  # type: ignore[arg-type]
+
+
+def left_in(weights: object) -> Left:
+    """What is left of each query, from the statistics that a page asks for."""
+    kept: list[Left] = []
+
+    def keep(*args: object, **options: object) -> Left:
+        kept.append(without_first.left_of(*args, **options))  # type: ignore[arg-type]
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(margins_module, "left_of", keep)
+        margins_of(weights)
+    return kept[0]
 
 
 def others_of(dense: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +69,7 @@ def distances(want: Tensor) -> Tensor:
 
 def test_what_is_left_of_rows_that_one_can_compute_by_hand() -> None:
     rows = [[1.0, 0, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0.5, 0.5, 0], [0.25, 0, 0, 0.25]]  # the last with a sink of 1/2
-    left = margins_of(DenseWeights(torch.tensor([rows]))).left
+    left = left_in(DenseWeights(torch.tensor([rows])))
     assert left.some.tolist() == [[False, True, True, True]]
     assert left.share[0].tolist() == pytest.approx([0, 0.5, 1, 0.75])
     third = -math.log(1 / 3) / 3  # one weight of 1/3, and no other
@@ -81,12 +97,14 @@ def test_rows_without_key_0_are_the_definition(name: str, lengths: tuple[int, in
     wide = None if sinks is None else sinks.double()
     dense = reference.attention(q.double(), k.double(), v.double(), allowed, sinks=wide).weights[0]  # (H, L, S)
     want, some = others_of(dense)
-    found = margins_of(attention(q, k, v, mask, sinks=sinks)[1])
-    assert torch.equal(found.left.some, some)
+    weights = attention(q, k, v, mask, sinks=sinks)[1]
+    found = margins_of(weights)
+    left = left_in(weights)
+    assert torch.equal(left.some, some)
     # A float32 sweep is within 3e-7 of a row of 1, and the difference is divided by what is left, 0.002 at least.
-    np.testing.assert_allclose(found.left.entropy, -torch.special.xlogy(want, want).sum(-1), atol=3e-4)
+    np.testing.assert_allclose(left.entropy, -torch.special.xlogy(want, want).sum(-1), atol=3e-4)
     away = (torch.arange(query_len)[:, None] + key_len - query_len - torch.arange(key_len)).abs()
-    np.testing.assert_allclose(found.left.distance, (want * away).sum(-1), atol=5e-3)
+    np.testing.assert_allclose(left.distance, (want * away).sum(-1), atol=5e-3)
     for head, scores in enumerate(found.scores_left):
         rows = want[head][some[head]]
         assert scores.entropy == pytest.approx(float(-torch.special.xlogy(rows, rows).sum(-1).mean()), abs=1e-4)
@@ -131,16 +149,16 @@ def test_a_row_that_is_nearly_all_key_0_is_summed_itself(stored: bool, monkeypat
     assert bool((~some[:, 1:]).any())
     entropy = -torch.special.xlogy(want, want).sum(-1)
     sure = ((1 - dense[..., 0]) / 1e-6 - 1).abs() > 1e-3  # the threshold of 1e-6 itself is not in the balance
-    found = margins_of(given).left
+    found = left_in(given)
     assert torch.equal(found.some[sure], some[sure])
     # The weight on key 0 is known to 3e-8, of which 1e-4 or more is left where it is taken off.
     assert float((found.entropy - entropy)[sure].abs().max()) < 5e-4
     assert float((found.distance - distances(want))[sure].abs().max()) < 2e-2
     monkeypatch.setattr(without_first, "BLOCK_ENTRIES", 3 * length)
-    assert torch.allclose(margins_of(given).left.entropy, found.entropy, atol=1e-6)
+    assert torch.allclose(left_in(given).entropy, found.entropy, atol=1e-6)
     if not stored:
         monkeypatch.setattr(without_first, "UNSURE", 0.0)
-        assert float((margins_of(given).left.entropy - entropy)[sure].abs().max()) > 1e-2
+        assert float((left_in(given).entropy - entropy)[sure].abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("mask", [masks.causal(), None], ids=str)
@@ -165,8 +183,8 @@ def test_a_head_that_rests_on_key_0_alone_has_no_scores() -> None:
     dense[..., 0] = 1
     margins = margins_of(DenseWeights(dense), torch.tensor([1, 1, 2, 2, 1, 1]))
     (scores,) = margins.scores_left
-    assert not margins.left.some.any()
-    assert float(margins.left.entropy.abs().sum()) == 0
+    assert not left_in(DenseWeights(dense)).some.any()
+    assert float(margins.entropy_left.abs().sum()) == 0
     means = (scores.entropy, scores.previous_token, scores.induction, scores.distance, scores.concentration)
     assert all(math.isnan(each) for each in means)
 

@@ -78,7 +78,7 @@ def queries_part(group: Group, measure: LayerMeasure, head: int, sizes: Sizes, d
         floats(margins.first[head, queries]),
     )
     more = weights.double().masked_fill(keys <= 0, 0)[:, sizes.top :].sum(-1)  # (N,) of keys not named
-    left = margins.left.entropy[head]  # (L,)
+    left = margins.entropy_left[head]  # (L,)
     codes = (
         fine_codes(weights, keys >= 0)[:, : sizes.top],
         fine_codes(measure.rest[head, at] + more, margins.total[head, queries] > 0),
@@ -107,7 +107,7 @@ def margins_part(measure: LayerMeasure, head: int, sizes: Sizes) -> tuple[bytes,
     """The margins, and the values of their highest codes."""
     margins = measure.margins
     entropy = average(margins.entropy[head].double().nan_to_num(0.0), sizes.margins[0])
-    left = margins.left.entropy[head]
+    left = margins.entropy_left[head].double()
     received = margins.received[head].double().nan_to_num(0.0)
     mean, most = average(received, sizes.margins[1]), peaks(received, sizes.margins[1])
     highest = Highest(*(float(each.max()) for each in (entropy, mean, most, left)))

@@ -62,7 +62,7 @@ class Margins:
         received: (H, S), summed over the queries.
         first: (H, L), the weight on key 0.
         others: (H, L), the weight on all other keys.
-        left: what is left of the queries without key 0.
+        entropy_left: (H, L), of what is left of a query without key 0; 0 where nothing is.
         scores_left: the scores of what is left, one a head.
     """
 
@@ -71,7 +71,7 @@ class Margins:
     received: Tensor
     first: Tensor
     others: Tensor
-    left: Left
+    entropy_left: Tensor
     scores_left: tuple[HeadScores, ...]
 
     @property
@@ -125,7 +125,7 @@ def layer_margins(
         received=received,
         first=first,
         others=others,
-        left=left,
+        entropy_left=left.entropy.float(),
         scores_left=_scores(_left(whole, left), left.some, layer, shift=shift if aligned else None, hidden=1),
     ), answers[len(questions) :]
 
@@ -134,7 +134,7 @@ def without_first(margins: Margins) -> Margins:
     """The margins of what is left without key 0; what keys receive is that of the others, as it is."""
     received = margins.received.clone()  # (H, S)
     received[:, 0] = 0
-    return replace(margins, scores=margins.scores_left, entropy=margins.left.entropy.float(), received=received)
+    return replace(margins, scores=margins.scores_left, entropy=margins.entropy_left, received=received)
 
 
 def most_read(received: Tensor) -> tuple[list[float], list[int]]:
