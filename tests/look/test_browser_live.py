@@ -86,6 +86,20 @@ def test_a_query_is_fetched_exactly(tab: Tab, dense: Tensor) -> None:
     assert all(agrees(text, float(row[key])) for text, key in zip(tab.texts("#top b"), order, strict=True))
 
 
+def test_what_is_being_typed_stays_while_exact_numbers_arrive(tab: Tab) -> None:
+    choose(tab, 0, 0, 2)
+    pin(tab, 300)
+    tab.page.fill("#query", "44")
+    tab.evaluate("() => ['zoom-reset', 'zoom-in'].forEach((name) => document.getElementById(name).click())")
+    tab.until("() => document.querySelector('#live').textContent.includes('Exact: queries ')")
+    tab.until("() => !document.querySelector('#live').textContent.includes('Fetching')")
+    assert tab.page.input_value("#query") == "44"
+    tab.page.press("#query", "Enter")
+    tab.until("() => document.getElementById('top-name').textContent.startsWith('What query 44 ')")
+    tab.evaluate("() => document.getElementById('zoom-reset').click()")
+    tab.settle()
+
+
 def test_a_tile_of_the_whole_map_equals_what_is_drawn(tab: Tab, dense: Tensor) -> None:
     choose(tab, 0, 1, 2)
     tab.evaluate("() => document.getElementById('zoom-reset').click()")

@@ -14,6 +14,7 @@ const NO_KEY = 5e-5; // weight below this would read as 0.0000
 
 export function makeInspector() {
   const input = byId("query");
+  let told = -1;
   // One column a head: its name, the strongest keys, what is left, how exact that is, the most read keys.
   const columns = [["top", "rest", "most-read"], []].map((ids) => {
     const parts = ["ol", "p", "div"].map((name, at) => {
@@ -31,7 +32,8 @@ export function makeInspector() {
   function draw() {
     const { data, group, head, other, rival, query, queryTokens } = state;
     input.max = groupNow().query_len - 1;
-    input.value = query;
+    // What is being typed stays while exact numbers arrive.
+    if (query !== told) input.value = told = query;
     fill("top-name", "What query " + grouped(query) + " ", excerpt(queryTokens, [query, query + 1], 1, 30), " reads");
     byId("rows").classList.toggle("comparing", Boolean(rival));
     column(data, columns[0], headName(group, head));

@@ -177,8 +177,8 @@ export function strongest(data, query, count) {
   // What lies beyond the items; the first key is told apart.
   let rest = 0;
   if (row) {
-    const isBeyond = (_, key) => key > 0 && !row.keys.includes(key);
-    rest = row.codes ? sumOf(weightsOf(row.codes, 16).filter(isBeyond)) : row.rest;
+    const kept = new Set(row.keys).add(0);
+    rest = row.codes ? sumOf(weightsOf(row.codes, 16).map((weight, key) => (kept.has(key) ? 0 : weight))) : row.rest;
     if (!state.hideFirst && !row.keys.includes(0)) rest += row.first;
   }
   let items = known.map((weight, at) => {
