@@ -62,6 +62,7 @@ def test_the_page_and_what_it_fetches_come_from_this_machine_alone(tab: Tab, ser
 def test_zooming_shows_single_pairs_exactly(tab: Tab, dense: Tensor) -> None:
     choose(tab, 0, 1, 2)
     zoom_to(tab, 450)
+    assert "kept to" not in tab.say("readout")
     heads, *rows = table(tab, "table-map")
     keys = [int(head.split()[1]) for head in heads[1:]]
     for name, *texts in rows:

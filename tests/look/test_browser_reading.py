@@ -92,19 +92,22 @@ def test_a_stretch_of_a_long_text_says_where_it_stands(browser: Browser, tmp_pat
     # Closer than the cells are fine, the page says where it ends and what shows more.
     rows = tab.evaluate("JSON.parse(document.getElementById('data').textContent).groups[0].rows")
     kept = f"kept to {rows} \u00d7 {rows} here; open with --serve for single entries"
-    assert kept not in tab.say("legend")
+    assert kept not in tab.say("readout")
     assert ", pooled values within 2.3 %" in tab.say("legend")
     tab.evaluate("() => document.getElementById('map').focus()")
     tab.press("ArrowDown", "+", "+", "+")
-    assert kept in tab.say("legend")
+    assert kept in tab.say("readout")
+    tab.press("Escape")
+    assert tab.say("readout").startswith("pinned: ")
+    assert kept in tab.say("readout")
     click(tab, "zoom-reset")
-    assert kept not in tab.say("legend")
+    assert kept not in tab.say("readout")
 
 
 def test_a_map_of_single_pairs_ends_nowhere(tab: Tab) -> None:
     click(tab, "zoom-in", "zoom-in")
     assert "1 cell = 1 pair" in tab.say("legend")
-    assert "kept to" not in tab.say("legend")
+    assert "kept to" not in tab.say("readout")
     click(tab, "zoom-reset")
 
 

@@ -48,21 +48,27 @@ function gridInView() {
 
 // What a cell is and how well its number is known; finer: what to say where finer parts are drawn over the cells.
 export function cellsInView(finer) {
-  const { data, rival, view } = state;
+  const { data, rival } = state;
   const grid = gridInView();
-  const own = grid === gridOf(data);
   const what = rival
     ? ", A and B each within 2.3 %"
     : ofPairs(grid)
       ? ", within 2.3 %"
       : ", pooled values within 2.3 %";
-  const isPast = own && !page.live && !ofPairs(grid) && !isWhole(view, data.group);
   return (
     cellName(grid, grid.queries, grid.keys) +
     (grid.depth === 8 ? what : "") +
-    (own && partsInView(data).length ? finer : "") +
-    (isPast ? `; kept to ${grid.rows} \u00d7 ${grid.cols} here; open with --serve for single entries` : "")
+    (grid === gridOf(data) && partsInView(data).length ? finer : "")
   );
+}
+
+// What a view that is closer than the cells are fine has no more of, or "".
+export function keptTo() {
+  const { data, view } = state;
+  const grid = gridInView();
+  return grid !== gridOf(data) || page.live || ofPairs(grid) || isWhole(view, data.group)
+    ? ""
+    : `kept to ${grid.rows} \u00d7 ${grid.cols} here; open with --serve for single entries`;
 }
 
 // The heads that are shown, by name.

@@ -1,6 +1,7 @@
 // What stands below the pointer or the cursor, in words.
 
 import { element, fill, span } from "./dom.js";
+import { keptTo } from "./legend.js";
 import { state } from "./store.js";
 import { excerpt } from "./tokens.js";
 import { drawn, entropyOf, entry, formatDifference, formatWeight, isOne, receivedOf, spanText } from "./values.js";
@@ -29,7 +30,7 @@ export function say() {
     const { value, span: range } = entropyOf(data, state.query);
     const left = hideFirst && "the first key is left out, weights are renormalised";
     const entropy = "entropy " + value.toFixed(2) + " nats";
-    return fill("readout", "pinned: ", ...placeOf("query", range, queryTokens), muted(entropy, left));
+    return fill("readout", "pinned: ", ...placeOf("query", range, queryTokens), muted(entropy, left, keptTo()));
   }
   const { query, key } = pointed;
   const shown = drawn(data, query, key);
@@ -51,6 +52,7 @@ export function say() {
       !shown.forbidden && kind,
       isFiner && pair + formatWeight(exact) + " (" + exact.how + ")",
       ...margins(data, query, key),
+      keptTo(),
     ),
   );
 }
