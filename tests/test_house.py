@@ -15,7 +15,7 @@ FILES = sorted(SRC.rglob("*.py"))
 # Parts that stand on the core. They use its public names; the core does not know them when it is imported.
 UPPER = {"watch", "hf", "look", "check", "bench", "demo", "cli", "commands", "__main__"}
 # What is public: the package itself, and the modules that it offers by name.
-PUBLIC = {"regard", "regard.reference", "regard.masks"}
+PUBLIC = {"regard", "regard.reference", "regard.masks", "regard.positions"}
 
 ADDED = """
 import json, sys, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regard import biases, masks
+from regard import biases, masks, positions
 from regard.cache import KVCache, RollingCache
 from regard.functional import attention, attention_weights
 from regard.multi_head import MultiHeadAttention
@@ -40,6 +40,7 @@ __all__ = [
     "hf",
     "look",
     "masks",
+    "positions",
     "rollout",
     "watch",
 ]
