@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from regard import biases, masks, positions
 from regard.cache import KVCache, RollingCache
+from regard.context import Context
 from regard.functional import attention, attention_weights
 from regard.multi_head import MultiHeadAttention
 from regard.positions import PositionalEncoding
+from regard.qk_norm import QKNorm
 from regard.rollout import Rollout, rollout
 from regard.self_attention import SelfAttention
 from regard.weights import AttentionWeights
@@ -26,9 +28,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionWeights",
+    "Context",
     "KVCache",
     "MultiHeadAttention",
     "PositionalEncoding",
+    "QKNorm",
     "RollingCache",
     "Rollout",
     "SelfAttention",
