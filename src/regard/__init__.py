@@ -8,6 +8,8 @@ from regard import biases, masks, positions
 from regard.cache import KVCache, RollingCache
 from regard.context import Context
 from regard.functional import attention, attention_weights
+from regard.latent_attention import LatentAttention
+from regard.latent_cache import LatentCache
 from regard.multi_head import MultiHeadAttention
 from regard.positions import PositionalEncoding
 from regard.qk_norm import QKNorm
@@ -30,6 +32,8 @@ __all__ = [
     "AttentionWeights",
     "Context",
     "KVCache",
+    "LatentAttention",
+    "LatentCache",
     "MultiHeadAttention",
     "PositionalEncoding",
     "QKNorm",
