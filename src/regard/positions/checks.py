@@ -153,3 +153,14 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
             f"positions up to offset + L = {high} + {length} = {high + length} are past the limit max_len={max_len}; "
             f"make the table longer: {longer.format(high + length)}"
         )
+
+
+def rows_at(table: Tensor, offset: Any, x: Tensor, longer: str) -> Tensor:
+    """Rows of positions offset .. offset + L - 1 of a table (max_len, d_model), once they are found to be there."""
+    length = x.shape[-2]
+    check_offset(offset, length, table.shape[0], tuple(x.shape[:-2]), longer)
+    if isinstance(offset, Tensor):
+        index = offset[..., None] + torch.arange(length, device=offset.device)  # (L,) or (B, L)
+        return table[index.to(table.device)]  # (L, d_model) or (B, L, d_model)
+    start = operator.index(offset) if not isinstance(offset, int | torch.SymInt) else offset
+    return table[start : start + length]  # (L, d_model)

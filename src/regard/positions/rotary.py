@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,9 +10,13 @@ from torch import Tensor
 from regard.engine.problem import compute_dtype
 from regard.positions import checks
 from regard.positions.base import Positions
-from regard.positions.rotation import Pairing, is_plain, turn, turn_by_definition
+from regard.positions.rotation import Pairing, Turns, is_plain, turn, turn_by_definition
 from regard.positions.scalings import Scaling
 from regard.positions.tables import angles, tables_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Rotary"]
 
@@ -136,7 +140,7 @@ class Rotary(Positions):
         """
         checks.check_turned(x, "x", self._dim)
         start = checks.per_sequence(offset, "offset", x, "x")
-        return self._turn(x, start, self._length(start, x, "x", length))
+        return _turned(x, self._turns(x, start, self._length(start, x, "x", length)), self._pairing)
 
     def rotate(
         self,
@@ -157,7 +161,11 @@ class Rotary(Positions):
             key_start = checks.per_sequence(key_offset, "key_offset", k, "k")
         elif isinstance(start, Tensor) and start.dim():
             checks.per_sequence(start, "offset", k, "k")
-        return self._turn(q, start, text), self._turn(k, key_start, text)
+        turns = self._turns(q, start, text)
+        out = _turned(q, turns, self._pairing)
+        if key_offset is not None or k.shape[-2] != q.shape[-2] or k.dtype != q.dtype or k.device != q.device:
+            turns = self._turns(k, key_start, text)
+        return out, _turned(k, turns, self._pairing)
 
     def check_layer(self, *, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         """Raise if a head is not dim wide."""
@@ -183,27 +191,25 @@ class Rotary(Positions):
             return offset + x.shape[-2]
         return given
 
-    def _turn(self, x: Tensor, offset: int | Tensor, length: int | Tensor | None) -> Tensor:
+    def _turns(self, x: Tensor, offset: int | Tensor, length: int | Tensor | None) -> tuple[bool, Turns]:
+        """Whether they are packed, and cos and sin of the positions of x, (L, ...) or (B, L, ...)."""
         wide, count = compute_dtype(x.dtype), x.shape[-2]
         if not is_plain(x):
-            cos, sin = angles(
-                self._rotary_dim,
-                self._base,
-                self._scaling,
-                offset=offset,
-                count=count,
-                length=length,
-                device=x.device,
-                dtype=wide,
-            )
-            return turn_by_definition(x, _beside(cos, x), _beside(sin, x), self._pairing)
+            value = (self._rotary_dim, self._base, self._scaling)
+            return False, angles(*value, offset=offset, count=count, length=length, device=x.device, dtype=wide)
         offset, length = _number(offset), _number(length)
         if isinstance(offset, Tensor) or isinstance(length, Tensor):
-            start = offset if isinstance(offset, Tensor) else torch.tensor(offset)
+            start = offset if isinstance(offset, Tensor) else torch.tensor(offset, device="cpu")
             rows = self._tables.rows_of_each(start, count, length=length, device=x.device, dtype=wide)
         else:
             rows = self._tables.rows(offset, count, length=length or 0, device=x.device, dtype=wide)
-        return turn(x, tuple(_beside(t, x) for t in rows))
+        return True, rows
+
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """How many positions each pair takes for one turn, with and without the scaling; needs matplotlib."""
+        from regard.positions import pictures
+
+        return pictures.wavelengths(self._rotary_dim, self._base, self._scaling, ax)
 
     def extra_repr(self) -> str:
         """What the repr shows: options only where they differ from the default."""
@@ -231,6 +237,12 @@ def _number(given: Any) -> Any:
     if isinstance(given, Tensor) and given.dim() == 0 and given.device.type == "cpu":
         return int(given)
     return given
+
+
+def _turned(x: Tensor, turns: tuple[bool, Turns], pairing: Pairing) -> Tensor:
+    packed, rows = turns
+    rows = tuple(_beside(t, x) for t in rows)
+    return turn(x, rows) if packed and is_plain(x) else turn_by_definition(x, rows[0], rows[1], pairing)
 
 
 def _beside(table: Tensor, x: Tensor) -> Tensor:

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Pairing", "Turns", "is_plain", "pack", "turn", "turn_by_definition"]
+__all__ = ["Pairing", "Turns", "is_plain", "pack", "pack_few", "turn", "turn_by_definition"]
 
 #: Which two columns of R make pair i: (i, i + R / 2), or (2 i, 2 i + 1).
 Pairing = Literal["halves", "interleaved"]
 
-#: Angles ready to use: for halves [cos | cos] (..., L, R) and sin (..., L, R / 2); interleaved cos + i sin, complex,
-#: (..., L, R / 2).
+#: Angles ready to use: for halves [cos | cos] (..., L, R), sin (..., L, R / 2) and, where there are few rows,
+#: [-sin | sin] (..., L, R); interleaved cos + i sin, complex, (..., L, R / 2).
 Turns = tuple[Tensor, ...]
 
-#: Scratch memory of half precision, in numbers: within a processor's cache.
-CHUNK = 1 << 17
+#: Scratch memory of half precision on a CPU, in numbers.
+CHUNK = 1 << 20
 
 
 def is_plain(x: Tensor) -> bool:
@@ -38,6 +38,11 @@ def pack(cos: Tensor, sin: Tensor, pairing: Pairing) -> Turns:
     if pairing == "interleaved":
         return (torch.complex(cos, sin),)
     return torch.cat([cos, cos], dim=-1), sin  # (..., L, R), (..., L, R / 2)
+
+
+def pack_few(turns: Turns) -> Turns:
+    """What few rows have besides."""
+    return turns if len(turns) == 1 else (*turns, torch.cat([-turns[1], turns[1]], dim=-1))
 
 
 def turn_by_definition(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
@@ -71,13 +76,13 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         turns = ctx.saved_tensors
-        back = (turns[0].conj(),) if len(turns) == 1 else (turns[0], -turns[1])
+        back = (turns[0].conj(),) if len(turns) == 1 else (turns[0], *(-t for t in turns[1:]))
         return turn(grad, back), *(None for _ in turns)
 
 
 def _turned(x: Tensor, turns: Turns) -> Tensor:
     wide = turns[0].real.dtype if turns[0].is_complex() else turns[0].dtype
-    width = 2 * turns[-1].shape[-1]
+    width = 2 * turns[0].shape[-1] if len(turns) == 1 else turns[0].shape[-1]
     if x.dtype != wide:
         return _turned_in_parts(x, turns, wide)
     if width < x.shape[-1]:
@@ -90,8 +95,9 @@ def _turned(x: Tensor, turns: Turns) -> Tensor:
         if not _is_complex_view(pairs):
             pairs = pairs.contiguous()
         return torch.view_as_real(torch.view_as_complex(pairs) * turns[0]).flatten(-2)  # (..., L, R)
-    cos, sin = turns
-    half = width // 2
+    cos, sin, half = turns[0], turns[1], width // 2
+    if len(turns) == 3:  # one token: the number of calls counts, and not the passes
+        return torch.addcmul(x * cos, x.roll(half, -1), turns[2])
     # One pass over whole rows, and two that add to them: half the passes of the definition.
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin, value=-1)

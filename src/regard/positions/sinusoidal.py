@@ -96,17 +96,11 @@ class PositionalEncoding(nn.Module):
 
         Raises:
             TypeError: x is not a floating-point tensor, or offset not an integer.
-            ValueError: another width than d_model, or positions outside [0, max_len).
+            ValueError: another width than d_model, or positions outside [0, max_len). In a graph where offset is a
+                tensor these are found when it runs, as a RuntimeError.
         """
         checks.check_embeddings(x, self.d_model, self.encoding.device)
-        length = x.shape[-2]
-        longer = "PositionalEncoding(d_model, max_len={})"
-        checks.check_offset(offset, length, self.max_len, tuple(x.shape[:-2]), longer)
-        if isinstance(offset, Tensor) and offset.dim():
-            rows = self.encoding[offset[..., None] + torch.arange(length, device=offset.device)]  # (B, L, d_model)
-        else:
-            start = int(offset)
-            rows = self.encoding[start : start + length]  # (L, d_model)
+        rows = checks.rows_at(self.encoding, offset, x, "PositionalEncoding(d_model, max_len={})")
         return F.dropout(x + rows.to(x.dtype), self.dropout, training=self.training)
 
     def plot(self, ax: Axes | None = None) -> Figure:

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from regard.positions.rotation import Pairing, Turns, pack
+from regard.positions.rotation import Pairing, Turns, pack, pack_few
 from regard.positions.scalings import Scaling, plain_frequencies
 
 __all__ = ["MOST_ROWS", "Tables", "angles", "tables_for"]
@@ -18,6 +18,9 @@ MOST_ROWS = 65_536
 
 #: The first table has so many rows; a longer one has twice as many as the last.
 FEWEST_ROWS = 512
+
+#: Up to this many rows, the number of calls decides how long a rotation takes.
+FEW = 4
 
 #: The rows of the last call are kept up to this many: all layers of a model ask for the same.
 MOST_KEPT = 4096
@@ -76,6 +79,8 @@ class Tables:
                 rows = tuple(t[offset : offset + count] for t in table)
             else:
                 rows = self._made(offset, count, length=length, device=device, dtype=dtype)
+            if count <= FEW:
+                rows = pack_few(rows)
         if count <= MOST_KEPT:
             self._last = (key, rows)
         return rows
