@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regard.hf.load_layer import load
+from regard.hf.load_rotary import rotary
 from regard.hf.registration import NAME, register
 
 if TYPE_CHECKING:
     from regard.hf.cache import Cache
 
-__all__ = ["NAME", "Cache", "register"]
+__all__ = ["NAME", "Cache", "load", "register", "rotary"]
 
 
 def __getattr__(name: str) -> Any:
