@@ -48,6 +48,7 @@ __all__ = [
     "hf",
     "look",
     "masks",
+    "models",
     "positions",
     "rollout",
     "watch",
@@ -56,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # What stands on the core is imported when it is first asked for: `import regard` brings in the core alone.
-    if name in ("check", "hf", "look", "watch"):
+    if name in ("check", "hf", "look", "models", "watch"):
         import importlib
 
         return importlib.import_module(f"regard.{name}")
