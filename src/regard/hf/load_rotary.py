@@ -50,6 +50,15 @@ KINDS: dict[str, Kind] = {
 }
 
 
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+
+
 def rotary(config: Any, *, layer_type: str | None = None) -> Rotary:
     """The rotary positions of a configuration of transformers; what regard has not is refused by name.
 
@@ -142,6 +151,9 @@ def _scaling(config: Any, given: Mapping[str, Any], kind: Kind) -> Scaling | Non
     rope_type = given["rope_type"]
     if rope_type == "default":
         return None
+    for name in NEEDED.get(rope_type, ()):
+        if name not in given:
+            raise ValueError(f"config.rope_parameters has rope_type={rope_type!r} and must have {name}, got {given}")
     if rope_type == "linear":
         return LinearScaling(given["factor"])
     if rope_type == "dynamic":
@@ -172,7 +184,8 @@ def _scaling(config: Any, given: Mapping[str, Any], kind: Kind) -> Scaling | Non
         beta_fast=given.get("beta_fast") or 32,
         beta_slow=given.get("beta_slow") or 1,
         attention_factor=attention,
-        truncate=given.get("truncate", True),
+        # Transformers reads it beside the sets of the layer types, where there are several, and so finds none in them.
+        truncate=config.rope_parameters.get("truncate", True),
     )
 
 
