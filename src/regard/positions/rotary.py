@@ -163,7 +163,8 @@ class Rotary(Positions):
             checks.per_sequence(start, "offset", k, "k")
         turns = self._turns(q, start, text)
         out = _turned(q, turns, self._pairing)
-        if key_offset is not None or k.shape[-2] != q.shape[-2] or k.dtype != q.dtype or k.device != q.device:
+        alike = k.shape[-2] == q.shape[-2] and k.dtype == q.dtype and k.device == q.device and is_plain(k) == turns[0]
+        if key_offset is not None or not alike:
             turns = self._turns(k, key_start, text)
         return out, _turned(k, turns, self._pairing)
 
@@ -185,7 +186,7 @@ class Rotary(Positions):
             if isinstance(offset, Tensor) and torch.compiler.is_compiling():
                 raise ValueError(
                     "length must be given where offset is a tensor and torch.compile or torch.export makes a graph: "
-                    f"the frequencies of scaling={self._scaling!r} depend on how long the text is; got None, pass "
+                    f"the frequencies of {type(self._scaling).__name__} depend on how long the text is; got None, pass "
                     "length=..."
                 )
             return offset + x.shape[-2]
@@ -242,7 +243,7 @@ def _number(given: Any) -> Any:
 def _turned(x: Tensor, turns: tuple[bool, Turns], pairing: Pairing) -> Tensor:
     packed, rows = turns
     rows = tuple(_beside(t, x) for t in rows)
-    return turn(x, rows) if packed and is_plain(x) else turn_by_definition(x, rows[0], rows[1], pairing)
+    return turn(x, rows) if packed else turn_by_definition(x, rows[0], rows[1], pairing)
 
 
 def _beside(table: Tensor, x: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def _turned(x: Tensor, turns: Turns) -> Tensor:
     if len(turns) == 1:
         pairs = x.unflatten(-1, (-1, 2))  # (..., L, R / 2, 2)
         if not _is_complex_view(pairs):
-            pairs = pairs.contiguous()
+            pairs = pairs.clone(memory_format=torch.contiguous_format)
         return torch.view_as_real(torch.view_as_complex(pairs) * turns[0]).flatten(-2)  # (..., L, R)
     cos, sin, half = turns[0], turns[1], width // 2
     if len(turns) == 3:  # one token: the number of calls counts, and not the passes
