@@ -250,6 +250,16 @@ def test_a_full_cache_is_left_as_it_was():
     assert cache.get_max_length() == 10
 
 
+def test_weights_of_an_earlier_token_refuse_to_answer():
+    model = model_of("llama", "regard")
+    found = generated(
+        model, hf.Cache(model.config), **GREEDY, return_dict_in_generate=True, output_attentions=True
+    ).attentions
+    assert found[-1][1].to_dense().sum(-1).allclose(torch.ones(()))
+    with pytest.raises(RuntimeError, match="key was written to"):
+        found[0][0].to_dense()
+
+
 def test_gradients_are_refused():
     model = model_of("llama")
     with pytest.raises(ValueError, match=r"requires grad, and no gradient passes through a cache"):
@@ -267,8 +277,12 @@ REFUSED = {
     "rwkv": (transformers.RwkvConfig, "no attention layers: RwkvConfig (rwkv) keeps a state"),
     "xlstm": (transformers.xLSTMConfig, "no attention layers: xLSTMConfig (xlstm) keeps a state"),
     "mamba": (transformers.MambaConfig, "no attention layers: MambaConfig (mamba) keeps a state"),
-    "bert": (transformers.BertConfig, "an encoder, BertConfig (bert), which reads its text at once"),
-    "vit": (transformers.ViTConfig, "an encoder, ViTConfig (vit)"),
+    "bert": (
+        transformers.BertConfig,
+        "reads its text at once and keeps nothing, as encoders do: BertConfig (bert); as a decoder it",
+    ),
+    "vit": (transformers.ViTConfig, "as encoders do: ViTConfig (vit)"),
+    "eurobert": (transformers.EuroBertConfig, "as encoders do: EuroBertConfig (eurobert)"),
     "t5": (transformers.T5Config, "an encoder-decoder, T5Config (t5)"),
     "zamba": (transformers.ZambaConfig, "layers that regard.hf.Cache cannot keep: hybrid"),
 }
@@ -282,7 +296,8 @@ def test_models_that_it_is_not_for(name):
 
 
 def test_arguments_that_do_not_fit():
-    assert hf.Cache(transformers.BertConfig(is_decoder=True))
+    assert len(hf.Cache(transformers.BertConfig(is_decoder=True))) == 12
+    assert len(hf.Cache(transformers.GPTNeoXConfig(num_hidden_layers=3))) == 3
     config = transformers.LlamaConfig(**SIZES)
     with pytest.raises(TypeError, match=r"config must be a configuration of transformers, got int; .*model.config"):
         hf.Cache(3)

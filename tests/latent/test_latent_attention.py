@@ -72,6 +72,32 @@ def test_positions_begin_where_they_are_said_to():
     torch.testing.assert_close(both[1], layer(x, mask=masks.causal())[1], **EXACT)
 
 
+class Asked(NoPositions):
+    """Positions that turn nothing and keep what they were asked for: rotations by a common offset leave no trace."""
+
+    def rotate(self, q, k, *, offset=0, key_offset=None, length=None):
+        self.last = [t.tolist() if isinstance(t, torch.Tensor) else t for t in (offset, length)]
+        assert key_offset is None
+        return super().rotate(q, k)
+
+
+@torch.no_grad()
+def test_positions_are_told_where_each_sequence_begins_and_how_long_it_will_be():
+    asked = Asked()
+    layer, x = small(positions=asked), text(2, 5)
+    cache = layer.latent_cache(2, 20)
+    layer(x)
+    assert asked.last == [0, None]
+    layer(x, offset=7)
+    assert asked.last == [7, None]
+    layer(x, cache=cache)
+    assert asked.last == [0, 5]
+    layer(x, cache=cache, lengths=[2, 5])
+    assert asked.last == [5, [7, 10]]
+    layer(x[:, :1], cache=cache)
+    assert asked.last == [[7, 10], [8, 11]]
+
+
 def test_scores_depend_on_distances_alone():
     layer, x = small(), text(1, 6)
     # All positions moved by 1000: an angle is off by 1000 eps, a score by a few times that.

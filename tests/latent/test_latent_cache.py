@@ -137,6 +137,16 @@ def test_a_failed_call_says_why_and_leaves_the_cache_as_it_was(message):
     assert cache.lengths.tolist() == lengths
 
 
+@torch.no_grad()
+def test_a_mask_that_may_mean_two_things_leaves_the_cache_as_it_was():
+    layer, x = small(), text(3, 2)
+    cache, mask = layer.latent_cache(3, 4), torch.ones(3, 2, 2, dtype=torch.bool)
+    for options in ({"cache": cache}, {}):
+        with pytest.raises(ValueError, match=r"may mean one a sequence or one a head, B = H = 3; pass mask\[:, None\]"):
+            layer(x, mask=mask, **options)
+    assert cache.lengths.tolist() == [0, 0, 0]
+
+
 def test_gradients_and_lengths_without_a_cache_are_refused():
     layer = small()
     cache = layer.latent_cache(2, 4)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers import cache_utils as theirs
+from transformers.models.auto import modeling_auto
 
 from regard.hf.cache_layers import AttentionLayer
 
@@ -38,8 +39,11 @@ class Cache(theirs.Cache):
     12
 
     Padded batches are those of transformers: padding on the left is kept like other tokens, and the model's
-    attention_mask says what nobody reads. The tensors that an update gives are views, good until the next one. Without
-    max_len a buffer has at least 64 slots, and grows to the next power of two: at most twice what is kept.
+    attention_mask says what nobody reads. The tensors that an update gives are views, good until the next one: weights
+    of an earlier token (``output_attentions`` with attn_implementation="regard") then refuse to answer.
+
+    Without max_len a buffer has at least 64 slots, and grows to the next power of two: at most twice what is kept. No
+    gradient passes through the cache.
 
     Args:
         config: ``model.config``; its layer types decide which layers have a window.
@@ -100,9 +104,11 @@ def _layers(config: Any) -> list[tuple[str, dict[str, Any]]]:
             f"config is of an encoder-decoder, {name}, whose cross-attention has a cache of its own; "
             "use transformers' EncoderDecoderCache"
         )
-    if not hasattr(decoder, "use_cache") or getattr(decoder, "is_decoder", None) is False:
+    if not hasattr(decoder, "use_cache") or _encodes(decoder):
         hint = "; as a decoder it has config.is_decoder=True" if hasattr(decoder, "is_decoder") else ""
-        raise ValueError(f"config is of an encoder, {name}, which reads its text at once and keeps nothing{hint}")
+        raise ValueError(
+            f"config is of a model that reads its text at once and keeps nothing, as encoders do: {name}{hint}"
+        )
     if not hasattr(theirs, "get_layer_types_and_kwargs"):
         raise ImportError("regard.hf.Cache needs a newer transformers: pip install --upgrade 'regard[hf]'")
     kinds, options = theirs.get_layer_types_and_kwargs(decoder)
@@ -120,6 +126,15 @@ def _layers(config: Any) -> list[tuple[str, dict[str, Any]]]:
             "use the cache that the model makes itself"
         )
     return list(zip(kinds, options, strict=True))
+
+
+def _encodes(config: PreTrainedConfig) -> bool:
+    """Whether a model that could keep something is an encoder, as BERT is unless it was made a decoder."""
+    masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and config.model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return True
+    # GPT-NeoX has is_decoder=False too, and nothing that it would decide.
+    return getattr(config, "is_decoder", None) is False and (masked or hasattr(config, "add_cross_attention"))
 
 
 def _check_size(size: Any, name: str, least: int) -> None:
