@@ -301,3 +301,15 @@ ONE = [1.0, 1.0]
 def test_bad_numbers(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_plot_of_wavelengths():
+    pytest.importorskip("matplotlib")
+    (axes,) = Rotary(8, scaling=LinearScaling(4.0)).plot().axes
+    trained, scaled = (line.get_data()[1] for line in axes.lines)
+    assert trained[0] == pytest.approx(2 * math.pi)
+    assert scaled.tolist() == pytest.approx((4 * trained).tolist())
+    assert axes.get_yscale() == "log"
+    (axes,) = Rotary(8, scaling=DynamicNTK(4.0, 100)).plot().axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["as trained", "DynamicNTK at 800 tokens", "original_len = 100"]
