@@ -213,6 +213,15 @@ def test_the_length_of_each_sequence_decides_its_frequencies():
         assert (given[1] - given[0]).abs().max() > 0.01
 
 
+def test_a_text_is_as_long_as_its_last_key():
+    # A layer asks with no queries for the keys of a context, and with fewer queries than keys in other places.
+    rotary, q, k = Rotary(8, scaling=DynamicNTK(4.0, 10)), torch.randn(2, 1, 0, 8), torch.randn(2, 1, 30, 8)
+    for options in ({}, {"offset": torch.tensor([0, 0])}, {"offset": 5, "key_offset": torch.tensor([0, 0])}):
+        assert torch.allclose(rotary.rotate(q, k, **options)[1], rotary(k), rtol=0, atol=budget(k))
+    both = rotary.rotate(k[..., 28:, :], k, offset=28, key_offset=0)
+    assert torch.allclose(both[0], both[1][..., 28:, :], rtol=0, atol=budget(k))
+
+
 def test_what_positions_do_by_default():
     q, k = torch.randn(2, 3, 4)
     for positions in (Positions(), NoPositions()):

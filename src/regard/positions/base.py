@@ -42,7 +42,8 @@ class Positions(nn.Module):
             k: keys (..., Hkv, S, D).
             offset: the position of the first query: one for all, or an integer tensor (B,), one for each sequence.
             key_offset: the position of the first key; offset if None.
-            length: how long the text is at the end of this call; None = offset + L.
+            length: how long the text is at the end of this call; None = where the last
+                query or key ends.
 
         Returns:
             q and k, of the same shapes.

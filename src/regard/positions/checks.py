@@ -136,7 +136,8 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
                 f"offset must be an integer, or one for each sequence of x: expected shape {batch_shape}, "
                 f"got {tuple(offset.shape)}"
             )
-        if torch.compiler.is_compiling():  # what a tensor holds is not known yet: the graph asks when it runs
+        if torch.compiler.is_compiling() or offset.is_meta or type(offset) is not Tensor:
+            # What it holds is not known yet: a graph asks when it runs.
             inside = ((offset >= 0) & (offset + length <= max_len)).all()
             torch._assert_async(inside, f"offset must lie in [0, max_len - L] = [0, {max_len} - L]")
             return

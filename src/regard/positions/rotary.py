@@ -128,7 +128,7 @@ class Rotary(Positions):
             offset: the position of the first token, which may be negative: one for all, or an integer tensor (B,)
                 with one for each sequence.
             length: how long the text is at the end of this call, for scalings that depend on it; one for all or (B,).
-                None = offset + L.
+                None = where x ends, offset + L.
 
         Returns:
             (..., L, D) in x's dtype.
@@ -140,7 +140,7 @@ class Rotary(Positions):
         """
         checks.check_turned(x, "x", self._dim)
         start = checks.per_sequence(offset, "offset", x, "x")
-        return _turned(x, self._turns(x, start, self._length(start, x, "x", length)), self._pairing)
+        return _turned(x, self._turns(x, start, self._length(length, "x", (start, x))), self._pairing)
 
     def rotate(
         self,
@@ -155,12 +155,12 @@ class Rotary(Positions):
         checks.check_turned(q, "q", self._dim)
         checks.check_turned(k, "k", self._dim)
         start = checks.per_sequence(offset, "offset", q, "q")
-        text = self._length(start, q, "q", length)
         key_start = start
         if key_offset is not None:
             key_start = checks.per_sequence(key_offset, "key_offset", k, "k")
         elif isinstance(start, Tensor) and start.dim():
             checks.per_sequence(start, "offset", k, "k")
+        text = self._length(length, "q", (start, q), (key_start, k))
         turns = self._turns(q, start, text)
         out = _turned(q, turns, self._pairing)
         alike = k.shape[-2] == q.shape[-2] and k.dtype == q.dtype and k.device == q.device and is_plain(k) == turns[0]
@@ -176,21 +176,25 @@ class Rotary(Positions):
                 f"{self._dim}"
             )
 
-    def _length(self, offset: int | Tensor, x: Tensor, name: str, length: Any) -> int | Tensor | None:
-        """The length of the text where the scaling asks for it, else 0."""
-        if length is not None:
-            given = checks.per_sequence(length, "length", x, name)
+    def _length(self, length: Any, name: str, *pieces: tuple[int | Tensor, Tensor]) -> int | Tensor:
+        """The length of the text where the scaling asks for it, else 0; pieces are (position of the first token, x)."""
+        given = None if length is None else checks.per_sequence(length, "length", pieces[0][1], name)
         if self._scaling is None or not self._scaling.needs_length:
             return 0
-        if length is None:
-            if isinstance(offset, Tensor) and torch.compiler.is_compiling():
-                raise ValueError(
-                    "length must be given where offset is a tensor and torch.compile or torch.export makes a graph: "
-                    f"the frequencies of {type(self._scaling).__name__} depend on how long the text is; got None, pass "
-                    "length=..."
-                )
-            return offset + x.shape[-2]
-        return given
+        if given is not None:
+            return given
+        tensors = [offset for offset, _ in pieces if isinstance(offset, Tensor)]
+        if tensors and torch.compiler.is_compiling():
+            raise ValueError(
+                "length must be given where offset is a tensor and torch.compile or torch.export makes a graph: the "
+                f"frequencies of {type(self._scaling).__name__} depend on how long the text is; got None, pass "
+                "length=..."
+            )
+        ends = [offset + x.shape[-2] for offset, x in pieces]
+        if not tensors:
+            return max(ends)
+        each = [torch.as_tensor(end, device=tensors[0].device) for end in ends]
+        return torch.stack(torch.broadcast_tensors(*each)).amax(dim=0)  # () or (B,)
 
     def _turns(self, x: Tensor, offset: int | Tensor, length: int | Tensor | None) -> tuple[bool, Turns]:
         """Whether they are packed, and cos and sin of the positions of x, (L, ...) or (B, L, ...)."""
