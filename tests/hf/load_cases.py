@@ -35,8 +35,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         name: (name, {})
         for name in (
             *("llama", "arcee", "jais2", "gemma", "phi", "olmo", "olmo2", "flex_olmo", "minimax_m2", "cohere"),
-            *("granitemoe", "granitemoeshared", "stablelm", "gpt_neox", "persimmon", "glm", "glm4", "helium"),
-            *("ernie4_5", "ernie4_5_moe", "seed_oss", "apertus", "hunyuan_v1_dense", "hunyuan_v1_moe"),
+            *(
+                "granitemoe",
+                "granitemoeshared",
+                "hyperclovax",
+                "hy_v3",
+                "stablelm",
+                "gpt_neox",
+                "persimmon",
+                "glm",
+                "glm4",
+                "helium",
+            ),
+            *(
+                "glm4_moe",
+                "gptj",
+                "gpt_bigcode",
+                "distilbert",
+                "albert",
+                "ernie4_5",
+                "ernie4_5_moe",
+                "seed_oss",
+                "apertus",
+                "hunyuan_v1_dense",
+                "hunyuan_v1_moe",
+            ),
             *("youtu", "gpt2", "decision_transformer", "opt", "biogpt", "bert", "roberta", "xlm-roberta", "camembert"),
             *("electra", "ernie", "roc_bert", "layoutlm", "splinter", "t5", "mt5", "switch_transformers", "bart"),
             *("mbart", "plbart", "m2m_100", "marian", "pegasus", "blenderbot", "blenderbot-small", "whisper"),
@@ -58,7 +81,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "audio-spectrogram-transformer": ("audio-spectrogram-transformer", {"max_length": 32, "num_mel_bins": 32}),
     "granite": ("granite", {"attention_multiplier": 0.2}),
     "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "lfm2_moe": ("lfm2_moe", {}),
+    "gpt_neo": ("gpt_neo", {}),
+    "modernbert": ("modernbert", {"layer_types": ["sliding_attention", "full_attention"], "local_attention": 6}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": DEEPSEEK}),
+    "glm4_moe, norms": ("glm4_moe", {"use_qk_norm": True}),
+    "gpt_bigcode, all heads": ("gpt_bigcode", {"multi_query": False}),
     # The same classes where the configuration asks for something else.
     "llama, biases": ("llama", {"attention_bias": True}),
     "mistral, no window": ("mistral", {"sliding_window": None}),
@@ -115,6 +143,8 @@ class Call:
         if self.context_name is not None:
             kwargs[self.context_name] = context
         inner = getattr(getattr(layer, "output", None), "dense", None)
+        if hasattr(layer, "LayerNorm"):
+            inner = layer.dense
         if inner is None:
             out: Tensor = layer(**kwargs)[0]
             return out

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import regard
 from regard.hf.load_layer import read
 from regard.masks import padding
+from regard.positions import Rotary
 
 EPS = torch.finfo(torch.float32).eps
 MOST = 4.0
-"""How many times the error of the original, with two roundings of the largest number beside it, regard's may be."""
+"""How many times the error of the original, with four roundings of the largest number beside it, regard's may be."""
 
 
 @dataclass
@@ -27,13 +28,15 @@ class Found:
     case: str
     name: str
     kind: str
+    traits: list[str]
+    """What the loaded layer has, in words."""
     errors: dict[str, float] = field(default_factory=dict)
 
     def note(self, what: str, ours: Tensor, theirs: Tensor, truth: Tensor, *, scale: float = 0.0) -> None:
-        """Keep the largest error of ours over that of theirs plus two roundings of the largest number."""
+        """Keep the largest error of ours over that of theirs plus four roundings of the largest number."""
         error = (ours.double() - truth).abs().max().item() if truth.numel() else 0.0
         own = (theirs.double() - truth).abs().max().item() if truth.numel() else 0.0
-        unit = own + 2 * EPS * max(truth.abs().max().item(), scale)
+        unit = own + 4 * EPS * max(truth.abs().max().item(), scale)
         assert torch.isfinite(truth).all()
         self.errors[what] = max(self.errors.get(what, 0.0), error / unit if error == error else float("inf"))
 
@@ -43,9 +46,9 @@ def examined(case: str) -> Iterator[Found]:
     padded = {call.name: call for call in calls(case, padding="right")}
     shared: dict[str, Any] = {}
     for call in calls(case):
-        found = Found(case, call.name, type(call.layer).__name__)
         positions = shared.get(call.name.partition(".")[0]) if _shares(call) else None
         layer = regard.hf.load(call.layer, positions=positions)
+        found = Found(case, call.name, type(call.layer).__name__, list(_traits(call, layer)))
         if getattr(call.layer, "has_relative_attention_bias", False):
             shared[call.name.partition(".")[0]] = layer.positions
         _compare(found, "forward", call, layer, positions)
@@ -54,6 +57,32 @@ def examined(case: str) -> Iterator[Found]:
         if call.name in padded:
             _compare(found, "padded", padded[call.name], layer, positions)
         yield found
+
+
+def _traits(call: Call, layer: Any) -> Iterator[str]:
+    """What the table says of a layer."""
+    if call.context is not None:
+        yield "context"
+    if layer.mask is not None:
+        left = getattr(layer.mask, "left", None)
+        yield "causal" if left is None else "window" if layer.mask.right == 0 else "window on both sides"
+    positions = layer.positions
+    if isinstance(positions, Rotary):
+        scaled = "" if positions.scaling is None else f" ({type(positions.scaling).__name__})"
+        yield f"{'partly ' if positions.rotary_dim < positions.dim else ''}{positions.pairing} rotary{scaled}"
+    elif positions is not None:
+        yield "relative bias"
+    if isinstance(layer, regard.LatentAttention):
+        yield "latents"
+        return
+    if layer.num_kv_heads < layer.num_heads:
+        yield "grouped heads"
+    if layer.norm is not None:
+        over = "all heads together" if layer.norm.over == "all" else "each head"
+        yield f"{type(layer.norm.q).__name__} of {over}{' after rotating' if layer.norm.when == 'after' else ''}"
+    for name in ("scale", "softcap", "sinks", "gate"):
+        if getattr(layer, name) is not None:
+            yield name
 
 
 def _shares(call: Call) -> bool:

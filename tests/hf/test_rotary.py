@@ -89,6 +89,10 @@ def compare(config: Any, layer_type: str | None = None) -> None:
 @pytest.mark.parametrize("model_type", sorted(KINDS))
 def test_default_configurations(model_type):
     config = config_of(model_type)
+    if model_type == "glm4_moe":  # half of a head of 42 columns, of which transformers rotates 22
+        with pytest.raises(ValueError, match=r"which rotates 21 of 42 columns; the number must be even"):
+            regard.hf.rotary(config)
+        return
     for layer_type in sorted(set(config.layer_types)) if KINDS[model_type].by_layer else [None]:
         compare(config, layer_type)
 

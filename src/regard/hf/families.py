@@ -12,6 +12,7 @@ from regard.hf.families_decoders import Decoder
 from regard.hf.families_latent import Latent
 from regard.hf.families_norms import Norm
 from regard.hf.families_others import T5, Bert, Gpt2, Plain
+from regard.hf.families_singles import GptBigCode, GptJ, GptNeo, ModernBert
 
 __all__ = ["CLASSES", "Family", "family_of"]
 
@@ -25,15 +26,27 @@ class Family:
     name: str
     classes: tuple[str, ...]
     """As "llama.LlamaAttention": the module is transformers.models.llama.modeling_llama."""
-    how: Decoder | Plain | Bert | Gpt2 | T5 | Latent
+    how: Decoder | Plain | Bert | Gpt2 | GptBigCode | GptJ | GptNeo | ModernBert | T5 | Latent
     inside: str = ""
     """What the loaded layer computes, where that is not all of what the class computes."""
 
 
 BERT_INSIDE = "output.dense of self: the residual, its dropout and LayerNorm stay outside"
-VIT = Plain("o_proj", dropout="attention_dropout", heads="num_attention_heads", causal="never")
+VIT = Plain(out="o_proj", dropout="attention_dropout", heads="num_attention_heads", causal="never")
 CAUSAL_TEXTS = ("clip_text_model", "clipseg_text_model", "metaclip_2_text_model")
 CLIP = Plain(scale="scale", causal="never", causal_models=CAUSAL_TEXTS)
+DISTILBERT = Plain(
+    ("q_lin", "k_lin", "v_lin"), "out_lin", heads="n_heads", head_dim="attention_head_size", causal="never"
+)
+ALBERT = Plain(
+    ("query", "key", "value"),
+    "dense",
+    dropout="attention_dropout",
+    heads="num_attention_heads",
+    head_dim="attention_head_size",
+    causal="never",
+    outside="LayerNorm",
+)
 RMS, OFFSET_RMS, RMS_OF_ALL = Norm("rms"), Norm("offset_rms"), Norm("rms", over="all")
 
 
@@ -84,13 +97,23 @@ FAMILIES: tuple[Family, ...] = (
         "Persimmon", "persimmon.PersimmonAttention", projections="fused by head", out="dense", norm=_layernorms("layer")
     ),
     _llama_like("SmolLM3", "smollm3.SmolLM3Attention", window="by layer", rotates="as use_rope says"),
+    _llama_like("GLM-4-MoE", "glm4_moe.Glm4MoeAttention", norm=Norm("rms", switch="use_qk_norm")),
+    _llama_like("HY 3", "hy_v3.HYV3Attention", norm=RMS),
+    _llama_like("HyperCLOVA X", "hyperclovax.HyperCLOVAXAttention"),
     _llama_like("GLM", "glm.GlmAttention", "glm4.Glm4Attention"),
     _llama_like("Helium", "helium.HeliumAttention"),
     _llama_like("Nemotron", "nemotron.NemotronAttention"),
     _llama_like("ERNIE 4.5", "ernie4_5.Ernie4_5Attention", "ernie4_5_moe.Ernie4_5_MoeAttention"),
     _llama_like("Seed-OSS", "seed_oss.SeedOssAttention", output_dropout="residual_dropout"),
     _llama_like("Apertus", "apertus.ApertusAttention", norm=RMS),
-    _llama_like("LFM2", "lfm2.Lfm2Attention", out="out_proj", dropout=None, norm=_layernorms("rms", None)),
+    _llama_like(
+        "LFM2",
+        "lfm2.Lfm2Attention",
+        "lfm2_moe.Lfm2MoeAttention",
+        out="out_proj",
+        dropout=None,
+        norm=_layernorms("rms", None),
+    ),
     _llama_like("EXAONE 4", "exaone4.Exaone4Attention", window="by layer", rotates="in windows, if any", norm=RMS),
     _llama_like(
         "HunYuan",
@@ -104,6 +127,17 @@ FAMILIES: tuple[Family, ...] = (
     Family("GPT-2", ("gpt2.GPT2Attention", "decision_transformer.DecisionTransformerGPT2Attention"), Gpt2()),
     Family("OPT", ("opt.OPTAttention",), Plain(causal="always")),
     Family("BioGPT", ("biogpt.BioGptAttention",), Plain()),
+    Family("GPT-J", ("gptj.GPTJAttention",), GptJ()),
+    Family("GPT-Neo", ("gpt_neo.GPTNeoSelfAttention",), GptNeo()),
+    Family("GPTBigCode", ("gpt_bigcode.GPTBigCodeAttention",), GptBigCode()),
+    Family("ModernBERT", ("modernbert.ModernBertAttention",), ModernBert()),
+    Family("DistilBERT", ("distilbert.DistilBertSelfAttention",), DISTILBERT),
+    Family(
+        "ALBERT",
+        ("albert.AlbertAttention",),
+        ALBERT,
+        "dense of the heads: the residual, its dropout and LayerNorm stay outside",
+    ),
     Family("BERT", ("bert.BertAttention",), Bert(), BERT_INSIDE),
     Family(
         "RoBERTa",

@@ -79,20 +79,7 @@ class Decoder:
     def _layer_type(self, reader: Reader) -> str | None:
         types = getattr(reader.config, "layer_types", None)
         by_layer = self.window == "by layer" or KINDS[reader.config.model_type].by_layer
-        if not by_layer or types is None:
-            return None
-        index = reader.attribute("layer_idx")
-        if index is None or not 0 <= index < len(types):
-            raise ValueError(
-                f"layer.layer_idx must say which of the {len(types)} config.layer_types is the layer's, got {index}"
-            )
-        kind = str(types[index])
-        if kind not in ("full_attention", "sliding_attention"):
-            raise ValueError(
-                f"config.layer_types[{index}] must be full_attention or sliding_attention, got {kind!r}, which "
-                "regard's layer does not compute"
-            )
-        return kind
+        return reader.layer_type() if by_layer and types is not None else None
 
     def _window(self, reader: Reader, layer_type: str | None) -> int | None:
         window = getattr(reader.config, "sliding_window", None)

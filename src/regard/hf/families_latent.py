@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,7 +56,7 @@ class LatentParts:
             dropout=self.dropout,
             mask=self.mask,
             positions=self.positions,
-            scale=None if self.scale == default else self.scale,
+            scale=None if math.isclose(self.scale, default, rel_tol=1e-12) else self.scale,
             eps=self.eps,
             device="meta",  # neither memory nor random numbers for parameters that are replaced
             dtype=down.weight.dtype,

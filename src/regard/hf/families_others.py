@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from regard.hf.load_parts import Parts
@@ -20,6 +19,7 @@ __all__ = ["T5", "Bert", "Gpt2", "Plain"]
 class Plain:
     """Four projections of one width, with no positions of its own; it may be given a context."""
 
+    projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
     out: str = "out_proj"
     scale: str = "scaling"
     dropout: str = "dropout"
@@ -28,10 +28,14 @@ class Plain:
     causal: Literal["never", "always", "as it says"] = "as it says"
     causal_models: tuple[str, ...] = ()
     """Models whose layers are causal although their attribute says that they are not."""
+    outside: str | None = None
+    """A module of the layer that is not part of what regard's layer computes."""
 
     def read(self, reader: Reader) -> Parts:
         """The parts of a layer."""
-        q, k, v = (reader.rows(name) for name in ("q_proj", "k_proj", "v_proj"))
+        q, k, v = (reader.rows(name) for name in self.projections)
+        if self.outside is not None:
+            reader.leave(self.outside)
         d, heads = int(reader.attribute(self.head_dim)), int(reader.attribute(self.heads))
         reader.check_heads("the queries", q.out_features // d, heads)
         return Parts(
@@ -121,17 +125,22 @@ class T5:
     def read(self, reader: Reader, positions: Positions | None = None) -> Parts:
         """The parts of a layer; positions are those of the layer that owns the bias."""
         decoder, causal = bool(reader.attribute("is_decoder")), bool(reader.attribute("is_causal"))
+        if positions is not None and not isinstance(positions, RelativeBias):
+            raise TypeError(
+                "positions must be the RelativeBias of the loaded first layer of the stack, got "
+                f"{type(positions).__name__}"
+            )
         more: dict[str, Tensor] = {}
         if reader.attribute("has_relative_attention_bias"):
             if positions is not None:
                 raise ValueError("positions must be None for a layer that has a relative bias of its own")
-            with torch.device("meta"):
-                positions = RelativeBias(
-                    int(reader.attribute("n_heads")),
-                    num_buckets=int(reader.attribute("relative_attention_num_buckets")),
-                    max_distance=int(reader.attribute("relative_attention_max_distance")),
-                    two_sided=not decoder,
-                )
+            positions = RelativeBias(
+                int(reader.attribute("n_heads")),
+                num_buckets=int(reader.attribute("relative_attention_num_buckets")),
+                max_distance=int(reader.attribute("relative_attention_max_distance")),
+                two_sided=not decoder,
+                device="meta",
+            )
             more = {"positions.weight": reader.parameter("relative_attention_bias.weight")}
         elif positions is None and (causal or not decoder):
             raise ValueError(
@@ -140,6 +149,11 @@ class T5:
             )
         elif positions is not None and decoder and not causal:
             raise ValueError("positions must be None for a layer that reads the encoder, which has no relative bias")
+        elif positions is not None and positions.two_sided == decoder:
+            raise ValueError(
+                "positions must be those of the same stack: a decoder's layers have a relative bias of one side, an "
+                f"encoder's of both, got two_sided={positions.two_sided}"
+            )
         q, k, v = (reader.rows(name) for name in ("q", "k", "v"))
         d = int(reader.attribute("key_value_proj_dim"))
         return Parts(

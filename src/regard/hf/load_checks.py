@@ -9,7 +9,7 @@ from torch import nn
 
 __all__ = ["check_layer"]
 
-PLAIN = (nn.Linear, nn.Dropout, nn.LayerNorm, nn.Embedding, nn.ModuleList)
+PLAIN = (nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, nn.Embedding, nn.ModuleList)
 CONV1D = "transformers.pytorch_utils.Conv1D"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOOKS = {

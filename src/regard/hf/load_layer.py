@@ -9,7 +9,7 @@ from torch import nn
 from regard import LatentAttention, MultiHeadAttention
 from regard.hf.families import family_of
 from regard.hf.families_latent import LatentParts
-from regard.hf.families_others import T5
+from regard.hf.families_others import T5, Bert
 from regard.hf.load_checks import check_layer
 from regard.hf.load_parts import Parts
 from regard.hf.load_reader import Reader
@@ -65,7 +65,11 @@ def read(layer: nn.Module, config: Any = None, *, positions: RelativeBias | None
     """The parts that :func:`load` makes a layer of, as functions of the layer's parameters."""
     family = family_of(layer)
     check_layer(layer)
-    reader = Reader(layer, getattr(layer, "config", None) if config is None else config)
+    if config is None:
+        config = getattr(layer, "config", None)
+    if config is None and isinstance(family.how, Bert):
+        config = getattr(layer.get_submodule("self"), "config", None)
+    reader = Reader(layer, config)
     parts: Parts | LatentParts
     if isinstance(family.how, T5):
         parts = family.how.read(reader, positions)

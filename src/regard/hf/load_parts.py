@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -103,7 +104,7 @@ class Parts:
             mask=self.mask,
             positions=self.positions,
             norm=self.norm,
-            scale=None if self.scale == default else self.scale,
+            scale=None if math.isclose(self.scale, default, rel_tol=1e-12) else self.scale,
             softcap=self.softcap,
             sinks=self.sinks is not None,
             gate=None if self.gate is None else "elementwise",
@@ -137,5 +138,8 @@ def assign(layer: nn.Module, state: Mapping[str, Tensor], shared: Mapping[str, n
         state: a tensor for each of its parameters, which is trained where the one that it was made of is.
         shared: parameters that become the layer's without being copied.
     """
-    copies = {name: nn.Parameter(t.detach().clone(), requires_grad=t.requires_grad) for name, t in state.items()}
+    copies = {name: nn.Parameter(t.detach().clone()) for name, t in state.items()}
+    trained = {name: t.requires_grad for name, t in {**state, **(shared or {})}.items()}
     layer.load_state_dict({**copies, **(shared or {})}, assign=True)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(trained[name])  # assigned ones are as those were in whose place they are

@@ -69,8 +69,10 @@ class Reader:
         return getattr(self.layer, name)
 
     def dropout(self, name: str) -> float:
-        """The probability of an attribute that is a number or a :class:`torch.nn.Dropout`."""
+        """The probability of an attribute that is a number, a :class:`torch.nn.Dropout` or nothing."""
         value = self.attribute(name)
+        if isinstance(value, nn.Identity):
+            return 0.0
         return float(value.p if isinstance(value, nn.Dropout) else value)
 
     def eps(self, name: str) -> float:
@@ -86,6 +88,21 @@ class Reader:
                 f"config must be that of a {type(self.layer).__name__}, of model_type {' or '.join(models)}, got "
                 f"{type(self.config).__name__} with model_type {name!r}"
             )
+
+    def layer_type(self) -> str:
+        """Which of config.layer_types is the layer's: full_attention or sliding_attention."""
+        types, index = self.config.layer_types, self.attribute("layer_idx")
+        if index is None or not 0 <= index < len(types):
+            raise ValueError(
+                f"layer.layer_idx must say which of the {len(types)} config.layer_types is the layer's, got {index}"
+            )
+        kind = str(types[index])
+        if kind not in ("full_attention", "sliding_attention"):
+            raise ValueError(
+                f"config.layer_types[{index}] must be full_attention or sliding_attention, got {kind!r}, which "
+                "regard's layer does not compute"
+            )
+        return kind
 
     def leave(self, name: str) -> None:
         """Say of a module that it is not part of what regard's layer computes."""

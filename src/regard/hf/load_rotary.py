@@ -34,16 +34,28 @@ KINDS: dict[str, Kind] = {
         (
             *("llama", "arcee", "jais2", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "dots1"),
             *("gemma", "gemma2", "gpt_oss", "granite", "granitemoe", "granitemoeshared", "starcoder2", "smollm3"),
-            *("olmo", "olmo2", "flex_olmo", "seed_oss", "apertus", "lfm2", "exaone4"),
+            *(
+                "olmo",
+                "olmo2",
+                "flex_olmo",
+                "seed_oss",
+                "apertus",
+                "lfm2",
+                "lfm2_moe",
+                "hy_v3",
+                "hyperclovax",
+                "exaone4",
+            ),
         ),
         HALVES,
     ),
     **dict.fromkeys(
-        ("phi", "phi3", "stablelm", "gpt_neox", "nemotron", "persimmon", "qwen3_next", "minimax_m2"), PARTIAL
+        ("phi", "phi3", "stablelm", "gpt_neox", "nemotron", "persimmon", "qwen3_next", "minimax_m2", "glm4_moe"),
+        PARTIAL,
     ),
     **dict.fromkeys(("cohere", "cohere2", "helium", "ernie4_5", "ernie4_5_moe"), INTERLEAVED),
     **dict.fromkeys(("glm", "glm4"), Kind("interleaved", partial=True)),
-    **dict.fromkeys(("gemma3_text", "olmo3"), Kind(by_layer=True)),
+    **dict.fromkeys(("gemma3_text", "olmo3", "modernbert"), Kind(by_layer=True)),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe"), Kind(alpha=True)),
     # The rotated width is qk_rope_head_dim, all of it; which columns make a pair is said by rope_interleave.
     **dict.fromkeys(("deepseek_v3", "youtu"), HALVES),
