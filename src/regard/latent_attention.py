@@ -234,9 +234,8 @@ class LatentAttention(nn.Module):
         starts, ends = cache._span(x.shape[1], lengths)
         places = {"offset": place(starts, x.device), "length": place(ends, x.device)}
         q_rotary, k_rotary = self.positions.rotate(q_rotary, k_rotary, **places)
-        own = (
-            None if isinstance(self.mask, Causal) and self.mask.offset is None else self.mask
-        )  # a cache's mask is causal
+        # The mask of a cache is causal already.
+        own = None if isinstance(self.mask, Causal) and self.mask.offset is None else self.mask
         narrow = mask if own is None else both(own, None if mask is None else as_mask(mask))
         key, value, rule = latent_checks.checked_append(
             cache, self.num_heads, latent, k_rotary.squeeze(-3), lengths, narrow

@@ -166,6 +166,13 @@ def test_shapes():
 
 
 @torch.no_grad()
+def test_odd_widths_token_by_token():
+    layer = LatentAttention(10, 3, kv_rank=7, nope_dim=3, rotary_dim=2, v_dim=5, mask=masks.causal(), d_out=9).double()
+    cache, x = fill(layer.latent_cache(1, 6)), text(1, 6)
+    torch.testing.assert_close(torch.cat([layer(p, cache=cache) for p in x.split(1, 1)], 1), layer(x), **EXACT)
+
+
+@torch.no_grad()
 def test_a_mask_of_the_layer_is_that_of_every_call():
     x = text(2, 8)
     layer, plain = small(mask=masks.window(3)), small()
