@@ -28,6 +28,14 @@ BY_LAYER_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
 }
 YARN = {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "original_max_position_embeddings": 64}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+}
 DEEPSEEK = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.7}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -95,6 +103,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere, norms": ("cohere", {"use_qk_norm": True}),
     "phi, norms": ("phi", {"qk_layernorm": True}),
     "stablelm, norms": ("stablelm", {"qk_layernorm": True, "use_qkv_bias": True}),
+    "gemma, wide heads": ("gemma", {"head_dim": 16}),
+    "t5, wide heads": ("t5", {"d_kv": 16}),
+    "deepseek_v3, widths": ("deepseek_v3", {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 10}),
+    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama, dynamic": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 5}),
+    "phi3, longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 5}),
+    "phi3, short texts": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 20}),
     "gpt2, by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2, cross": ("gpt2", {"add_cross_attention": True}),
     "bert, decoder": ("bert", {"is_decoder": True}),

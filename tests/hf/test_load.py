@@ -206,7 +206,7 @@ def test_a_subclass():
 def test_the_block_around_a_layer():
     model = model_of("llama")
     refused(model.layers[0], "which holds 1 of them: pass layer.self_attn, a LlamaAttention")
-    refused(model, r"which holds 2 of them: pass layer.layers.0.self_attn, a LlamaAttention")
+    refused(model, r"which holds 2 of them: pass layer\.layers\[0\]\.self_attn, a LlamaAttention")
 
 
 def test_the_half_of_berts_layer():
@@ -358,11 +358,15 @@ def test_dropout_of_the_output_in_training(case, name):
     (layer, *_) = layers_of(case)
     value = getattr(layer, name)
     if isinstance(value, nn.Dropout):
-        value.p = 0.1
+        value.p, place = 0.1, rf"layer\.{name}\.p"
     else:
         setattr(layer, name, 0.1)
+        place = rf"layer\.{name}"
     regard.hf.load(layer)
-    refused(layer.train(), rf"layer drops 0\.1 of its output in training \({name}\).*call \.eval\(\) before loading")
+    refused(
+        layer.train(),
+        rf"layer drops 0\.1 of its output in training \({name}\).*call \.eval\(\) before loading, or set {place} to 0",
+    )
 
 
 def test_positions_of_t5():
@@ -428,3 +432,34 @@ def test_a_window_of_modernbert_that_is_not_the_configurations():
     (layer, *_) = layers_of("modernbert")
     layer.config.layer_types = ["full_attention", "full_attention"]
     refused(layer, r"layer\.sliding_window must be what config\.layer_types and .* say, None, got 4")
+
+
+def test_clip_of_another_configuration():
+    (layer, *_) = layers_of("clip")
+    refused(layer, "config must be that of a CLIPAttention, of model_type clip_text_model or", config=llama().config)
+
+
+def test_an_encoder_that_says_it_is_causal():
+    (layer, *_) = layers_of("vit")
+    layer.is_causal = True
+    refused(layer, r"layer\.is_causal is True in a ViTAttention, whose model masks nothing by it")
+
+
+def test_hooks_on_a_gradient():
+    layer = llama()
+    layer.q_proj.weight.register_hook(lambda grad: grad * 0)
+    refused(layer, r"layer\.q_proj\.weight has a hook on its gradient")
+
+
+def test_loaded_in_inference_mode_a_layer_can_be_trained():
+    theirs = llama()
+    with torch.inference_mode():
+        ours = regard.hf.load(theirs)
+    assert all(p.requires_grad for p in ours.parameters())
+    ours(torch.randn(1, 3, 32)).sum().backward()
+    assert ours.in_proj.weight.grad is not None
+
+
+def test_the_configuration_of_several_models():
+    with pytest.raises(ValueError, match=r"with model_type 'gemma3'; pass config\.text_config; known are"):
+        regard.hf.rotary(transformers.Gemma3Config())

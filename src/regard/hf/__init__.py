@@ -1,8 +1,10 @@
-"""Hugging Face models on regard's attention: ``regard.hf.register()``, then ``attn_implementation="regard"``.
+"""Hugging Face models on regard's attention: whole models by ``register()``, single layers by ``load(layer)``.
 
-The models then compute by :func:`regard.attention`, with key and value heads unrepeated and a mask as work that is not
-done, and ``outputs.attentions`` holds a :class:`regard.AttentionWeights` a layer: what eager attention would return, in
-O(L) memory.
+After ``regard.hf.register()`` a model with ``attn_implementation="regard"`` computes by :func:`regard.attention`, with
+key and value heads unrepeated and a mask as work that is not done, and ``outputs.attentions`` holds a
+:class:`regard.AttentionWeights` a layer: what eager attention would return, in O(L) memory. :func:`load` makes of one
+attention layer a :class:`regard.MultiHeadAttention` with copies of its parameters, and :func:`rotary` reads the rotary
+positions of a configuration. :class:`Cache` is a cache for ``generate`` that is written in place.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,13 @@ class Family:
 
 BERT_INSIDE = "output.dense of self: the residual, its dropout and LayerNorm stay outside"
 VIT = Plain(out="o_proj", dropout="attention_dropout", heads="num_attention_heads", causal="never")
-CAUSAL_TEXTS = ("clip_text_model", "clipseg_text_model", "metaclip_2_text_model")
-CLIP = Plain(scale="scale", causal="never", causal_models=CAUSAL_TEXTS)
+CLIP = Plain(
+    scale="scale",
+    causal="never",
+    texts=("clip_text_model", "clipseg_text_model", "metaclip_2_text_model"),
+    images=("clip_vision_model", "clipseg_vision_model", "metaclip_2_vision_model"),
+)
+SIGLIP = Plain(scale="scale", causal="never")
 DISTILBERT = Plain(
     ("q_lin", "k_lin", "v_lin"), "out_lin", heads="n_heads", head_dim="attention_head_size", causal="never"
 )
@@ -164,7 +170,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("I-JEPA", ("ijepa.IJepaAttention",), VIT),
     Family("AST", ("audio_spectrogram_transformer.ASTAttention",), VIT),
     Family("CLIP", ("clip.CLIPAttention", "clipseg.CLIPSegAttention", "metaclip_2.MetaClip2Attention"), CLIP),
-    Family("SigLIP", ("siglip.SiglipAttention", "siglip2.Siglip2Attention"), CLIP),
+    Family("SigLIP", ("siglip.SiglipAttention", "siglip2.Siglip2Attention"), SIGLIP),
 )
 CLASSES: dict[str, Family] = {}
 """The family of a class, by the class's full name."""
@@ -196,7 +202,8 @@ def _hint(layer: nn.Module) -> str:
     inside = [(name, type(m)) for name, m in layer.named_modules() if name and full_name(type(m)) in CLASSES]
     if inside:
         name, cls = inside[0]
-        return f", which holds {len(inside)} of them: pass layer.{name}, a {cls.__name__}"
+        path = re.sub(r"\.(\d+)", r"[\1]", f"layer.{name}")
+        return f", which holds {len(inside)} of them: pass {path}, a {cls.__name__}"
     # The halves of BERT's layer: the projection of the output is in the module around them.
     around = type(layer).__name__.replace("SelfAttention", "Attention").replace("CrossAttention", "Attention")
     if around != type(layer).__name__ and f"{type(layer).__module__}.{around}" in CLASSES:

@@ -26,8 +26,10 @@ class Plain:
     heads: str = "num_heads"
     head_dim: str = "head_dim"
     causal: Literal["never", "always", "as it says"] = "as it says"
-    causal_models: tuple[str, ...] = ()
-    """Models whose layers are causal although their attribute says that they are not."""
+    texts: tuple[str, ...] = ()
+    """The model_type of texts whose layers are causal although their attribute says that they are not."""
+    images: tuple[str, ...] = ()
+    """That of images with layers of the same class, which are not causal."""
     outside: str | None = None
     """A module of the layer that is not part of what regard's layer computes."""
 
@@ -51,12 +53,19 @@ class Plain:
         )
 
     def _mask(self, reader: Reader) -> Mask | None:
-        model = getattr(reader.given_config, "model_type", None)
         if self.causal == "always":
             return reader.causal()
-        if model in self.causal_models:
-            return reader.causal(attribute=None)
-        return reader.causal() if self.causal == "as it says" and reader.attribute("is_causal") else None
+        if self.causal == "as it says":
+            return reader.causal() if reader.attribute("is_causal") else None
+        if reader.attribute("is_causal"):
+            raise ValueError(
+                f"layer.is_causal is True in a {type(reader.layer).__name__}, whose model masks nothing by it: what "
+                "the layer masks then depends on attn_implementation; set it to False"
+            )
+        if not self.texts:
+            return None
+        reader.check_model(self.texts + self.images)
+        return reader.causal(attribute=None) if reader.config.model_type in self.texts else None
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,11 @@ def _check_parameters(layer: nn.Module) -> None:
                 f"layer.{name} must be {first.dtype} on {first.device} as layer.{first_name} is, got "
                 f"{parameter.dtype} on {parameter.device}; move the layer with .to(...)"
             )
+        if parameter._backward_hooks:
+            raise ValueError(
+                f"layer.{name} has a hook on its gradient, which a copy would be without: remove it first, and put it "
+                "on regard's layer if it is wanted there"
+            )
         if id(parameter) in seen:
             raise ValueError(
                 f"layer.{name} and layer.{seen[id(parameter)]} are one parameter: copies would be trained apart; give "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from regard import LatentAttention, MultiHeadAttention
@@ -57,8 +58,9 @@ def load(
         ValueError: a class that is not known; something in the configuration or the layer that regard's layer does not
             compute, adapters, quantised weights and hooks among it; a configuration of another model.
     """
-    parts = read(layer, config, positions=positions)
-    return parts.layer().train(layer.training)
+    # A tensor that is made in inference mode can never be trained, and says of no parameter whether it is.
+    with torch.inference_mode(False), torch.enable_grad():
+        return read(layer, config, positions=positions).layer().train(layer.training)
 
 
 def read(layer: nn.Module, config: Any = None, *, positions: RelativeBias | None = None) -> Parts | LatentParts:

@@ -121,9 +121,10 @@ class Reader:
         """Raise for a layer in training that drops a part of its output, which regard's layer does not."""
         p = self.dropout(name)
         if self.layer.training and p > 0:
+            place = f"layer.{name}.p" if isinstance(self.attribute(name), nn.Dropout) else f"layer.{name}"
             raise ValueError(
                 f"layer drops {p:g} of its output in training ({name}), after the output projection, and regard's "
-                f"layer does not: call .eval() before loading, or set layer.{name} to 0, and drop the output outside"
+                f"layer does not: call .eval() before loading, or set {place} to 0, and drop the output outside"
             )
 
     def causal(self, *, window: int | None = None, attribute: str | None = "is_causal") -> Mask:

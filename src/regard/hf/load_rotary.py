@@ -111,9 +111,11 @@ def kind_of(config: Any) -> Kind:
     """The conventions of an architecture."""
     name = getattr(config, "model_type", None)
     if name not in KINDS:
+        text = getattr(getattr(config, "text_config", None), "model_type", None)
+        hint = "pass config.text_config; " if text in KINDS else ""
         raise ValueError(
             f"config must be of an architecture whose rotary positions regard knows, got {type(config).__name__} with "
-            f"model_type {name!r}; known are {', '.join(sorted(KINDS))}"
+            f"model_type {name!r}; {hint}known are {', '.join(sorted(KINDS))}"
         )
     return KINDS[name]
 
