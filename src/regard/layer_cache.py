@@ -19,9 +19,12 @@ from regard.engine.problem import compute_dtype
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.composition import And
 from regard.masks.rules import Causal
-from regard.positions import Positions
+from regard.positions import ALiBi, Positions, RelativeBias
 
 __all__ = ["append", "begin", "beyond_causal", "bias_of", "in_cache_dtype", "places", "text_len"]
+
+# What these add depends on how far query and key are apart, and on nothing else of where they stand.
+BY_DISTANCE = (ALiBi.bias, RelativeBias.bias)
 
 
 def begin(cache: Cache, k: Tensor, v: Tensor, lengths: Any) -> Step:
@@ -59,6 +62,10 @@ def bias_of(positions: Positions, cache: Cache, step: Step, q: Tensor) -> Bias |
     options: dict[str, Any] = {"num_heads": q.shape[1], "device": q.device, "dtype": q.dtype}
     # The position in the text of the first key that is shown.
     firsts = [t - a + step.view.start for t, a in zip(cache._lengths, step.starts, strict=True)]
+    starts = cache._lengths
+    if type(positions).bias in BY_DISTANCE:  # the same without the keys that are gone
+        starts = [t - first for t, first in zip(starts, firsts, strict=True)]
+        firsts = [0] * len(firsts)
     if alike(step.starts, step.counts, query_len) and len(set(firsts)) == 1:
         bias = positions.bias(query_len, firsts[0] + key_len, **options)
         if isinstance(bias, Bias) and not firsts[0] and query_len > 1:
@@ -66,15 +73,17 @@ def bias_of(positions: Positions, cache: Cache, step: Step, q: Tensor) -> Bias |
         bias = _dense(bias, query_len, firsts[0] + key_len, q)
         return bias if bias is None or bias.shape[-1] == 1 else bias[..., firsts[0] :]
     found: dict[tuple[int, int], Tensor | None] = {}
-    for start, first in zip(cache._lengths, firsts, strict=True):
+    for start, first in zip(starts, firsts, strict=True):
         if (start, first) not in found:
             end = start + query_len
             bias = _dense(positions.bias(query_len, end, **options), query_len, end, q)
             if bias is not None:
-                bias = bias.expand(q.shape[1], query_len, end)[..., first : first + key_len]
-                bias = F.pad(bias, (0, key_len - bias.shape[-1]))  # (H, L, S); what is added is past every query
+                sizes = Sizes((1,), q.shape[1], query_len, end, q.device)
+                bias = validation.check_bias(bias, sizes, q.dtype)[0].expand(-1, query_len, end)  # (H or 1, L, end)
+                bias = bias[..., first : first + key_len]
+                bias = F.pad(bias, (0, key_len - bias.shape[-1]))  # (H or 1, L, S); no query reads what is added
             found[start, first] = bias
-    each = [found[place] for place in zip(cache._lengths, firsts, strict=True)]
+    each = [found[place] for place in zip(starts, firsts, strict=True)]
     given = [bias for bias in each if bias is not None]
     return torch.stack(given) if given else None  # (B, H, L, S)
 

@@ -82,13 +82,14 @@ class Conversions(nn.Module):
         return _of(cls, layer_loading.of_torch(layer), layer.dropout).train(layer.training)
 
     @classmethod
-    def from_huggingface(cls, layer: nn.Module, config: Any = None) -> Any:
+    def from_huggingface(cls, layer: nn.Module, config: Any = None, **options: Any) -> Any:
         """The layer that computes what an attention layer of a Hugging Face model computes, with copies of its
         parameters: :func:`regard.hf.load`, which names the families that it knows.
 
         Args:
             layer: the attention module of a model, such as ``model.model.layers[0].self_attn``.
             config: the model's configuration; ``layer.config`` if None.
+            options: what else :func:`regard.hf.load` takes.
 
         Returns:
             A :class:`MultiHeadAttention`, or a :class:`regard.LatentAttention` where that is what the layer is.
@@ -97,7 +98,7 @@ class Conversions(nn.Module):
             ImportError: transformers is not installed.
             ValueError: a layer of no known family, or with something that regard's layers do not have.
         """
-        return importlib.import_module("regard.hf").load(layer, config)
+        return importlib.import_module("regard.hf").load(layer, config, **options)
 
     def to_torch(self: Any) -> nn.MultiheadAttention:
         """The :class:`torch.nn.MultiheadAttention` that computes what this layer computes, with copies of its
