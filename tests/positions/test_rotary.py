@@ -116,6 +116,10 @@ def test_rotate_is_forward_of_each():
         out = rotary.rotate(q, k, **where)
         assert torch.equal(out[0], rotary(q, offset=start))
         assert torch.equal(out[1], rotary(k, offset=key_start))
+        alike = rotary.rotate(q, k[..., :5, :], **where)  # as many keys as queries, and still at their own positions
+        assert torch.equal(alike[1], rotary(k[..., :5, :], offset=key_start))
+    wide = rotary.rotate(q, k[..., :5, :].double())[1]
+    assert torch.equal(wide, rotary(k[..., :5, :].double()))
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
