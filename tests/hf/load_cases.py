@@ -42,37 +42,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         name: (name, {})
         for name in (
-            *("llama", "arcee", "jais2", "gemma", "phi", "olmo", "olmo2", "flex_olmo", "minimax_m2", "cohere"),
-            *(
-                "granitemoe",
-                "granitemoeshared",
-                "hyperclovax",
-                "hy_v3",
-                "stablelm",
-                "gpt_neox",
-                "persimmon",
-                "glm",
-                "glm4",
-                "helium",
-            ),
-            *(
-                "glm4_moe",
-                "gptj",
-                "gpt_bigcode",
-                "distilbert",
-                "albert",
-                "ernie4_5",
-                "ernie4_5_moe",
-                "seed_oss",
-                "apertus",
-                "hunyuan_v1_dense",
-                "hunyuan_v1_moe",
-            ),
-            *("youtu", "gpt2", "decision_transformer", "opt", "biogpt", "bert", "roberta", "xlm-roberta", "camembert"),
-            *("electra", "ernie", "roc_bert", "layoutlm", "splinter", "t5", "mt5", "switch_transformers", "bart"),
-            *("mbart", "plbart", "m2m_100", "marian", "pegasus", "blenderbot", "blenderbot-small", "whisper"),
-            *("wav2vec2", "hubert", "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "ijepa"),
-            *("clip", "clipseg", "metaclip_2", "siglip", "siglip2"),
+            *("llama", "arcee", "jais2", "gemma", "phi", "olmo", "olmo2", "flex_olmo", "minimax_m2"),
+            *("cohere", "granitemoe", "granitemoeshared", "hyperclovax", "hy_v3", "stablelm", "gpt_neox"),
+            *("persimmon", "glm", "glm4", "helium", "glm4_moe", "gptj", "gpt_bigcode", "distilbert"),
+            *("albert", "ernie4_5", "ernie4_5_moe", "seed_oss", "apertus", "hunyuan_v1_dense"),
+            *("hunyuan_v1_moe", "youtu", "gpt2", "decision_transformer", "opt", "biogpt", "bert", "roberta"),
+            *("xlm-roberta", "camembert", "electra", "ernie", "roc_bert", "layoutlm", "splinter", "t5"),
+            *("mt5", "switch_transformers", "bart", "mbart", "plbart", "m2m_100", "marian", "pegasus"),
+            *("blenderbot", "blenderbot-small", "whisper", "wav2vec2", "hubert", "vit", "vit_mae", "vit_msn"),
+            *("deit", "dinov2", "dinov2_with_registers", "ijepa", "clip", "clipseg", "metaclip_2", "siglip"),
+            *("siglip2", "bloom", "mpt", "falcon"),
         )
     },
     **{name: (name, {"sliding_window": 4}) for name in ("mistral", "mixtral", "starcoder2", "phi3")},
@@ -95,6 +74,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": DEEPSEEK}),
     "glm4_moe, norms": ("glm4_moe", {"use_qk_norm": True}),
     "gpt_bigcode, all heads": ("gpt_bigcode", {"multi_query": False}),
+    "bloom, six heads": ("bloom", {"n_head": 6, "hidden_size": 48}),
+    "mpt, other biases": ("mpt", {"attn_config": {"alibi": False, "alibi_bias_max": 4, "softmax_scale": 0.2}}),
+    "falcon, all heads": ("falcon", {"multi_query": False, "num_kv_heads": 4}),
+    "falcon, grouped": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     # The same classes where the configuration asks for something else.
     "llama, biases": ("llama", {"attention_bias": True}),
     "mistral, no window": ("mistral", {"sliding_window": None}),
@@ -150,6 +133,8 @@ class Call:
     name: str
     layer: nn.Module
     kwargs: dict[str, Any]
+    config: Any = None
+    """The configuration of a layer that does not hold its own."""
 
     def run(self, layer: nn.Module, x: Tensor, context: Tensor | None) -> Tensor:
         """What a layer of this class gives; for BERT what its output projection does, before the residual."""
@@ -158,7 +143,7 @@ class Call:
         if self.context_name is not None:
             kwargs[self.context_name] = context
         inner = getattr(getattr(layer, "output", None), "dense", None)
-        if hasattr(layer, "LayerNorm"):
+        if hasattr(layer, "LayerNorm") or type(layer).__name__ == "BloomAttention":
             inner = layer.dense
         if inner is None:
             out: Tensor = layer(**kwargs)[0]
@@ -197,6 +182,8 @@ class Call:
         masks = [self.kwargs[name] for name in names if isinstance(self.kwargs.get(name), Tensor)]
         if not masks:
             return None
+        if type(self.layer).__name__ == "MptAttention":
+            masks[0] = ~masks[0]  # where it is True, nothing is read
         return (masks[0] == 0 if masks[0].is_floating_point() else masks[0]).any(dim=(1, 2))  # eager masks add 0
 
 
@@ -247,7 +234,8 @@ def calls(case: str, *, padding: str | None = None) -> Iterator[Call]:
         handle.remove()
     for name, module in known.items():
         if name in found:
-            yield Call(name, module, {n: v for n, v in found[name].items() if n not in CACHES})
+            config = model.config if type(module).__name__ in ("BloomAttention", "MptAttention") else None
+            yield Call(name, module, {n: v for n, v in found[name].items() if n not in CACHES}, config)
 
 
 def _keep(found: dict[str, Any], name: str) -> Any:

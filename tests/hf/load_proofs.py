@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import regard
 from regard.hf.load_layer import read
 from regard.masks import padding
-from regard.positions import Rotary
+from regard.positions import ALiBi, Rotary
 
 EPS = torch.finfo(torch.float32).eps
 MOST = 4.0
@@ -47,7 +47,7 @@ def examined(case: str) -> Iterator[Found]:
     shared: dict[str, Any] = {}
     for call in calls(case):
         positions = shared.get(call.name.partition(".")[0]) if _shares(call) else None
-        layer = regard.hf.load(call.layer, positions=positions)
+        layer = regard.hf.load(call.layer, call.config, positions=positions)
         found = Found(case, call.name, type(call.layer).__name__, list(_traits(call, layer)))
         if getattr(call.layer, "has_relative_attention_bias", False):
             shared[call.name.partition(".")[0]] = layer.positions
@@ -76,7 +76,7 @@ def _traits(call: Call, layer: Any) -> Iterator[str]:
         scaled = "" if positions.scaling is None else f" ({type(positions.scaling).__name__})"
         yield f"{'partly ' if positions.rotary_dim < positions.dim else ''}{positions.pairing} rotary{scaled}"
     elif positions is not None:
-        yield "relative bias"
+        yield "linear biases" if isinstance(positions, ALiBi) else "relative bias"
     if isinstance(layer, regard.LatentAttention):
         yield "latents"
         return
@@ -123,7 +123,8 @@ def _compare(found: Found, what: str, call: Call, layer: nn.Module, positions: A
     largest = max(t.abs().max().item() for t in runs[2][1:])
     for i, name in enumerate(("x", "context")[: len(runs[0]) - 1]):
         found.note(f"{what}, gradient of {name}", *(run[1 + i] for run in runs), scale=largest)
-    _compare_parameters(found, f"{what}, gradients of parameters", layer, call.layer, wide, positions)
+    state = read(call.layer, call.config, positions=positions).state()
+    _compare_parameters(found, f"{what}, gradients of parameters", layer, call.layer, wide, state)
 
 
 def _run(function: Any, call: Call, weight: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -135,10 +136,9 @@ def _run(function: Any, call: Call, weight: Tensor, dtype: torch.dtype) -> list[
 
 
 def _compare_parameters(
-    found: Found, what: str, layer: nn.Module, theirs: nn.Module, wide: nn.Module, positions: Any
+    found: Found, what: str, layer: nn.Module, theirs: nn.Module, wide: nn.Module, state: dict[str, Tensor]
 ) -> None:
     """The gradients of regard's parameters, mapped back to those that they were made of."""
-    state = read(theirs, positions=positions).state()
     own = dict(layer.named_parameters())
     named = [(name, p) for name, p in theirs.named_parameters()]
     assert all(own[name].grad is not None for name in state)

@@ -463,3 +463,16 @@ def test_loaded_in_inference_mode_a_layer_can_be_trained():
 def test_the_configuration_of_several_models():
     with pytest.raises(ValueError, match=r"with model_type 'gemma3'; pass config\.text_config; known are"):
         regard.hf.rotary(transformers.Gemma3Config())
+
+
+def test_falcon_and_mpt_with_what_regard_has_not():
+    (layer, *_) = layers_of("falcon")
+    layer.config.alibi = True
+    refused(layer, r"config\.alibi is True: Falcon rounds its biases to bfloat16")
+    model = model_of("mpt")
+    layer, config = model.blocks[0].attn, model.config
+    refused(
+        layer, r"config must be given for a MptAttention, whose layer\.config is missing: pass config=model\.config"
+    )
+    layer.clip_qkv = 6.0
+    refused(layer, r"layer clips queries, keys and values to clip_qkv=6\.0", config=config)

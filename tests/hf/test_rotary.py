@@ -113,6 +113,8 @@ def test_every_scaling(model_type):
         fields: dict[str, Any] = {"head_dim": 16, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
         if "qk_rope_head_dim" in dir(CONFIG_MAPPING[model_type]):
             fields = {"qk_rope_head_dim": 16}
+        if model_type == "falcon":
+            del fields["head_dim"]  # always hidden_size / num_attention_heads
         nested = {"full_attention": given, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
         fields["rope_parameters"] = nested if kind.by_layer else given
         if model_type == "phi3":

@@ -11,6 +11,7 @@ from torch import nn
 
 from regard.hf.families_decoders import Decoder
 from regard.hf.families_latent import Latent
+from regard.hf.families_linear import Bloom, Falcon, Mpt
 from regard.hf.families_norms import Norm
 from regard.hf.families_others import T5, Bert, Gpt2, Plain
 from regard.hf.families_singles import GptBigCode, GptJ, GptNeo, ModernBert
@@ -27,7 +28,7 @@ class Family:
     name: str
     classes: tuple[str, ...]
     """As "llama.LlamaAttention": the module is transformers.models.llama.modeling_llama."""
-    how: Decoder | Plain | Bert | Gpt2 | GptBigCode | GptJ | GptNeo | ModernBert | T5 | Latent
+    how: Decoder | Plain | Bert | Gpt2 | GptBigCode | GptJ | GptNeo | ModernBert | Bloom | Mpt | Falcon | T5 | Latent
     inside: str = ""
     """What the loaded layer computes, where that is not all of what the class computes."""
 
@@ -136,6 +137,11 @@ FAMILIES: tuple[Family, ...] = (
     Family("GPT-J", ("gptj.GPTJAttention",), GptJ()),
     Family("GPT-Neo", ("gpt_neo.GPTNeoSelfAttention",), GptNeo()),
     Family("GPTBigCode", ("gpt_bigcode.GPTBigCodeAttention",), GptBigCode()),
+    Family(
+        "BLOOM", ("bloom.BloomAttention",), Bloom(), "dense of the heads: the residual and its dropout stay outside"
+    ),
+    Family("MPT", ("mpt.MptAttention",), Mpt()),
+    Family("Falcon", ("falcon.FalconAttention",), Falcon()),
     Family("ModernBERT", ("modernbert.ModernBertAttention",), ModernBert()),
     Family("DistilBERT", ("distilbert.DistilBertSelfAttention",), DISTILBERT),
     Family(

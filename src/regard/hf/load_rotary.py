@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
                 "hy_v3",
                 "hyperclovax",
                 "exaone4",
+                "falcon",
             ),
         ),
         HALVES,
