@@ -98,6 +98,7 @@ def beyond_causal(mask: Mask | None) -> Mask | None:
 
 def append(
     cache: Cache,
+    step: Step,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -108,9 +109,8 @@ def append(
     scale: float | None,
     softcap: float | None,
 ) -> Cached:
-    """Append k (B, Hkv, L, D) and v (B, Hkv, L, Dv) to the cache after all has been asked that may be refused."""
+    """Append k and v as ``step`` of :func:`begin` says, after all has been asked that may be refused."""
     batch, num_heads, query_len, _ = q.shape
-    step = cache._prepare(k, v, lengths, None)
     if mask is not None:
         mask.bind(Sizes((batch,), num_heads, query_len, text_len(cache, step), q.device))
         step = cache._prepare(k, v, lengths, mask)

@@ -148,7 +148,7 @@ def _from_cache(
         q, k = _placed(layer, q, k)
     narrowed = _both(layer, mask, x, layer_cache.text_len(cache, step), cached=True)
     numbers = {"scale": layer.scale, "softcap": layer.softcap}
-    cached = layer_cache.append(cache, q, k, v, lengths=lengths, mask=narrowed, bias=bias, **numbers)
+    cached = layer_cache.append(cache, step, q, k, v, lengths=lengths, mask=narrowed, bias=bias, **numbers)
     return q, cached.key, cached.value, cached.mask, bias
 
 
