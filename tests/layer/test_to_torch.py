@@ -119,3 +119,14 @@ def test_heads_that_are_trained_apart_are_refused():
         head[0].weight.requires_grad_(False)
     with pytest.raises(ValueError, match="heads must agree in requires_grad of their weight, got some"):
         MultiHeadAttention.from_heads(heads, nn.Linear(4, 4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_layer_of_hugging_face_is_loaded_by_its_part():
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    config = llama.LlamaConfig(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=1)
+    config._attn_implementation = "sdpa"
+    theirs = llama.LlamaAttention(config, 0).eval()
+    ours, x = MultiHeadAttention.from_huggingface(theirs), torch.randn(2, 5, 16)
+    turns = llama.LlamaRotaryEmbedding(config)(x, torch.arange(5)[None])
+    torch.testing.assert_close(ours(x), theirs(x, turns, attention_mask=None)[0], **CLOSE)
