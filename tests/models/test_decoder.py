@@ -10,6 +10,7 @@ from torch import Tensor
 import regard
 from regard import masks
 from regard.models import Decoder, DecoderConfig
+from regard.positions import DynamicNTK
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 13, "d_model": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "d_mlp": 24,
@@ -191,6 +192,13 @@ def test_rotary_positions_count_distances_alone_and_sinusoidal_ones_do_not(token
     each = torch.tensor([7, 0])
     torch.testing.assert_close(sinusoidal(tokens, offset=each)[1], sinusoidal(tokens)[1], **NEAR)
     torch.testing.assert_close(rotary(tokens, offset=each), rotary(tokens), **NEAR)
+
+
+@torch.no_grad()
+def test_an_offset_reaches_rotary_positions_too(tokens: Tensor):
+    model = make(rotary_scaling=DynamicNTK(4.0, 9))  # whose frequencies depend on where the text ends
+    assert torch.equal(model(tokens, offset=0), model(tokens))
+    assert not torch.allclose(model(tokens, offset=30), model(tokens), atol=1e-3)
 
 
 @torch.no_grad()

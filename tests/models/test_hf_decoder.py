@@ -172,6 +172,13 @@ def test_what_is_absent_is_what_transformers_takes_for_it():
 BASE = {"model_type": "qwen2", **SIZES}
 
 
+def test_layers_in_a_window_without_layer_types():
+    """As files of transformers 4 have it: from the layer max_window_layers on."""
+    windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    assert configuration(BASE | windows).windows == (None, 4, 4)
+    assert configuration(BASE | windows | {"use_sliding_window": False}).windows == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
