@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from tests.hf.overrides import CONFIGS
 from tests.hf.tiny_configs import tiny_config
 from tests.hf.tiny_models import LENGTH, NoText, Tiny, inputs_for, model_class, randomise
@@ -244,3 +245,24 @@ def _keep(found: dict[str, Any], name: str) -> Any:
         found[name] = given | given.pop("kwargs", {})
 
     return hook
+
+
+LLAMA = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "vocab_size": 99,
+}
+
+
+def llama(**fields: Any) -> nn.Module:
+    """The first attention layer of a tiny Llama."""
+    torch.manual_seed(0)
+    return transformers.LlamaModel(transformers.LlamaConfig(**{**LLAMA, **fields})).layers[0].self_attn.eval()
+
+
+def layers_of(case: str) -> list[nn.Module]:
+    """The known layers of a case's model, in the order of the model."""
+    return [call.layer for call in calls(case)]
