@@ -98,8 +98,8 @@ FUNCTIONS = {
 def holds(subject: Any, **options: Any) -> None:
     report = regard.check(subject, CONTRACT, suite="attention", **options)
     assert report.ok, str(report)
-    # The check knows no caches: tests/test_cached_layer.py holds theirs against the whole text.
-    left = "arguments whose use is not known were left at their defaults: cache, lengths"
+    # The check knows no caches and no offsets: tests/test_cached_layer.py and tests/layer hold them.
+    left = "arguments whose use is not known were left at their defaults: cache, lengths, offset"
     assert [warning for warning in report.warnings if warning != left] == []
     # Not by skipping: half of all properties apply to each of these.
     assert len(report.having("passed")) >= 26, str(report)

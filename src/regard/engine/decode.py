@@ -25,7 +25,7 @@ __all__ = ["decode", "worthwhile"]
 WIDENED_ELEMENTS = 1 << 19
 LEAST_KEYS = 1024  # of a block, or else the calls cost more than the work
 # Where the fused op loses to this by 1.2x to 1.6x, and below which it wins by as much: K out of the caches.
-OUT_OF_CACHE_BYTES = 32 << 20
+OUT_OF_CACHE_BYTES = 16 << 20
 # Below so many elements of K, the op's one call is faster than the dozen here, in half precision too.
 LEAST_ELEMENTS = 1 << 18
 
