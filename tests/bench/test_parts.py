@@ -16,12 +16,13 @@ SMALL: dict[str, Callable[[], Duel]] = {
     "forward": lambda: parts.forward_duel(12, 32, 4, 2),
     "decode": lambda: parts.decode_duel(12, 32, 4, 2),
     "rotary": lambda: parts.rotary_duel(12, 8, 4, 2),
+    "rotary, interleaved": lambda: parts.rotary_duel(12, 8, 4, 2, "interleaved"),
 }
 
 
 @pytest.fixture(params=SMALL)
 def name(request: pytest.FixtureRequest) -> str:
-    if request.param != "rotary":
+    if "rotary" not in request.param:
         pytest.importorskip("transformers")
     return str(request.param)
 
