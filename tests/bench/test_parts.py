@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import regard
+from regard import layer_step
 from regard.bench import parts
 from regard.bench.case import Disagreement, Duel
 from regard.bench.timing import interleave
@@ -44,5 +45,6 @@ def test_float32_that_turns_by_other_angles_is_refused(monkeypatch: pytest.Monke
 
     duel = SMALL[name]()
     monkeypatch.setattr(regard.positions.Rotary, "rotate", wrong)
+    monkeypatch.setattr(layer_step, "step", lambda *_: None)  # it turns without asking rotate
     with pytest.raises(Disagreement, match="off by"):
         duel.check()
