@@ -69,6 +69,14 @@ WATCH = {
     "watch-long": ("the same at L 32,768, where the weights would be 206 GB", "nothing"),
     "registered": ('Hugging Face forward, `attn_implementation="regard"`, L 2,048', '`"sdpa"`'),
 }
+PARTS = {
+    "layer-forward-hf": ("the layer of a Llama, forward, (1, 2048, 1024)", "`LlamaAttention`, sdpa"),
+    "layer-decode-hf": ("the same, one token against 4,096", "the same, `DynamicCache`"),
+    "rotary": ("rotary positions of q and k, L 2,048, halves", "a copy of both"),
+    "rotary-interleaved": ("the same, neighbours paired", "the same"),
+    "generate-25m": ("`generate()`, a Llama of 25 million parameters", "`model.generate` of Hugging Face"),
+    "generate-100m": ("the same, 98 million", "the same"),
+}
 PEERS = {
     "peer-sdpa": "`F.scaled_dot_product_attention`, `is_causal=True`",
     "peer-sdpa-mask": "`F.scaled_dot_product_attention`, dense boolean mask",
@@ -87,6 +95,7 @@ def table(name: str, run: dict[str, Any]) -> str:
         "speed": _speed,
         "promises": _promises,
         "watch": _watch,
+        "parts": _parts,
         "peers": _peers,
         "scaling": _scaling,
         "page": _page,
@@ -122,6 +131,10 @@ def _promises(run: dict[str, Any]) -> str:
 
 def _watch(run: dict[str, Any]) -> str:
     return "\n".join(_rows(run, WATCH, "measured"))
+
+
+def _parts(run: dict[str, Any]) -> str:
+    return "\n".join(_rows(run, PARTS, "measured"))
 
 
 def _rows(run: dict[str, Any], rows: dict[str, tuple[str, str]], heading: str) -> list[str]:

@@ -73,20 +73,20 @@ def grown(power: float) -> dict:
 
 def test_the_readme_holds_the_recorded_run(tables, run):
     named = re.findall(r"<!-- bench: (\w+) -->", README)
-    assert {"weights", "speed"} <= set(named) <= {"weights", "speed", "promises", "watch", "peers", "scaling"}
+    assert {"weights", "speed"} <= set(named) <= {"weights", "speed", "promises", "watch", "parts", "peers", "scaling"}
     assert len(named) == len(set(named)) == README.count("<!-- bench: ")
     assert tables.filled(README, run, tables.recorded(tables.SCALING)) == README, "run: python docs/tables.py"
 
 
 def test_every_case_that_has_a_peer_is_in_one_table(tables):
-    rows = [*tables.WEIGHTS, *tables.SPEED, *tables.PROMISES, *tables.WATCH, *tables.PEERS]
+    rows = [*tables.WEIGHTS, *tables.SPEED, *tables.PROMISES, *tables.WATCH, *tables.PARTS, *tables.PEERS]
     assert sorted(rows) == sorted(case.name for case in cases.ALL if case.name != "import")
 
 
-@pytest.mark.parametrize("name", ["speed", "promises", "watch"])
+@pytest.mark.parametrize("name", ["speed", "promises", "watch", "parts"])
 def test_a_table_of_todays_cases_says_what_is_met_and_what_is_missed(tables, name):
     met, missed = (tables.table(name, today(met=met)).splitlines() for met in (True, False))
-    rows = {"speed": tables.SPEED, "promises": tables.PROMISES, "watch": tables.WATCH}[name]
+    rows = {"speed": tables.SPEED, "promises": tables.PROMISES, "watch": tables.WATCH, "parts": tables.PARTS}[name]
     assert len([line for line in met if line.startswith("| ")]) == 1 + len(rows)
     assert not any("**missed**" in line for line in met)
     held = [line for line in missed if line.startswith("| ")][1:]

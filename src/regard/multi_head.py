@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from regard import layer_calls, layer_checks, layer_options
+from regard import layer_calls, layer_checks, layer_options, layer_step
 from regard.cache import KVCache, RollingCache
 from regard.context import Context
 from regard.functional import attention
@@ -241,6 +241,10 @@ class MultiHeadAttention(Conversions):
                 mean two things; a cache that is full, was made for another layer or is given with a context, an offset
                 or with gradients. The cache is then as it was.
         """
+        if cache is not None and mask is context is lengths is offset is None and not need_weights:
+            stepped = layer_step.step(self, x, cache)
+            if stepped is not None:
+                return stepped
         layer_checks.check_cache(cache, x, context, lengths)
         if layer_checks.axes(x) == 2:
             options: Any = {"mask": mask, "cache": cache, "lengths": lengths, "offset": offset}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import regard
+from regard import layer_step
 from regard.bench import parts
 from regard.bench.case import Disagreement, Duel
 from regard.bench.timing import interleave
@@ -16,12 +17,13 @@ SMALL: dict[str, Callable[[], Duel]] = {
     "forward": lambda: parts.forward_duel(12, 32, 4, 2),
     "decode": lambda: parts.decode_duel(12, 32, 4, 2),
     "rotary": lambda: parts.rotary_duel(12, 8, 4, 2),
+    "rotary, interleaved": lambda: parts.rotary_duel(12, 8, 4, 2, "interleaved"),
 }
 
 
 @pytest.fixture(params=SMALL)
 def name(request: pytest.FixtureRequest) -> str:
-    if request.param != "rotary":
+    if "rotary" not in request.param:
         pytest.importorskip("transformers")
     return str(request.param)
 
@@ -43,5 +45,6 @@ def test_float32_that_turns_by_other_angles_is_refused(monkeypatch: pytest.Monke
 
     duel = SMALL[name]()
     monkeypatch.setattr(regard.positions.Rotary, "rotate", wrong)
+    monkeypatch.setattr(layer_step, "step", lambda *_: None)  # it turns without asking rotate
     with pytest.raises(Disagreement, match="off by"):
         duel.check()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ __all__ = ["CASES", "decode_duel", "forward_duel", "rotary_duel"]
 # Products of a thousand terms may sum in parts or in one run, which is off by up to twice as much, two of them in a
 # layer; what is twice that is wrong.
 ORDERS = 8
+
+Pairing = Literal["halves", "interleaved"]
 
 
 def forward_duel(query_len: int = 2048, d_in: int = 1024, num_heads: int = 16, num_kv_heads: int = 4) -> Duel:
@@ -107,7 +110,9 @@ def decode_duel(key_len: int = 4096, d_in: int = 1024, num_heads: int = 16, num_
     )
 
 
-def rotary_duel(query_len: int = 2048, width: int = 64, num_heads: int = 16, num_kv_heads: int = 4) -> Duel:
+def rotary_duel(
+    query_len: int = 2048, width: int = 64, num_heads: int = 16, num_kv_heads: int = 4, pairing: Pairing = "halves"
+) -> Duel:
     """Rotary positions of q (1, num_heads, query_len, width) and k, beside a copy of each.
 
     Args:
@@ -115,11 +120,12 @@ def rotary_duel(query_len: int = 2048, width: int = 64, num_heads: int = 16, num
         width: D.
         num_heads: H.
         num_kv_heads: Hkv.
+        pairing: which two columns turn together, "halves" or "interleaved".
     """
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, num_heads, query_len, width, generator=generator)
     k = torch.randn(1, num_kv_heads, query_len, width, generator=generator)
-    positions = Rotary(width)
+    positions = Rotary(width, pairing=pairing)
 
     @torch.inference_mode()
     def turn(_: object) -> tuple[Tensor, Tensor]:
@@ -131,19 +137,22 @@ def rotary_duel(query_len: int = 2048, width: int = 64, num_heads: int = 16, num
     def check() -> str:
         used = 0.0
         for name, t, got in zip("qk", (q, k), turn(None), strict=True):
-            truth = _turned(t.double())
+            truth = _turned(t.double(), pairing)
             used = max(used, within_budget(name, got, truth.float(), truth, times=ORDERS))
         return f"both against complex numbers in float64: {used:.2f} of the budget"
 
     return Duel(Subject("Rotary.rotate", turn), Subject("a copy of q and of k", copy), check)
 
 
-def _turned(t: Tensor, base: float = 10000.0) -> Tensor:
-    """``(a + ib) e^(i p theta)`` for the pairs (a, b) of the two halves of each row."""
+def _turned(t: Tensor, pairing: Pairing, base: float = 10000.0) -> Tensor:
+    """``(a + ib) e^(i p theta)`` for the pairs (a, b) of the two halves of each row, or of neighbours."""
     length, width = t.shape[-2:]
     theta = base ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)  # (D / 2,)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * theta  # (L, D / 2)
-    turned = torch.complex(*t.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    turns = torch.polar(torch.ones_like(angles), angles)
+    if pairing == "interleaved":
+        return torch.view_as_real(torch.view_as_complex(t.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    turned = torch.complex(*t.chunk(2, dim=-1)) * turns
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
@@ -200,6 +209,13 @@ CASES = (
         "parts",
         "Rotary of (1, 16, 2048, 64) and (1, 4, 2048, 64), beside copying them",
         rotary_duel,
+        (Bar("ratio", 2),),
+    ),
+    Case(
+        "rotary-interleaved",
+        "parts",
+        "the same, neighbours paired",
+        partial(rotary_duel, pairing="interleaved"),
         (Bar("ratio", 2),),
     ),
 )

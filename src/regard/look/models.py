@@ -151,4 +151,5 @@ class DemoModel:
 
     def positional_encoding(self, length: int) -> Tensor | None:
         """The sinusoids, (length, d_model)."""
-        return self._decoder.positions.get_encoding()[:length]
+        positions = self._decoder.positions
+        return None if positions is None else positions.get_encoding()[:length]
