@@ -7,7 +7,7 @@ part, and is neither computed nor, where no rank needs it, sent.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import torch
@@ -21,7 +21,7 @@ from regard.engine.problem import Options, Problem, compute_dtype
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.composition import And, Not, Or
 from regard.masks.lowering import factors, lower
-from regard.masks.parts import SameDocument, part
+from regard.masks.parts import SameDocument, of_heads, part
 from regard.masks.rules import Band, Causal, Padding, Prefix
 
 __all__ = ["Gradients", "Part", "Sharding"]
@@ -49,6 +49,7 @@ class Sharding:
         mask: that of the whole, bound to ``sizes``; None allows everything.
         sizes: those of the whole.
         scale, softcap: as in :func:`regard.attention`.
+        heads: the query heads that q, k and v are of; None for all.
     """
 
     rank: int
@@ -58,10 +59,11 @@ class Sharding:
     sizes: Sizes
     scale: float
     softcap: float | None = None
+    heads: slice | None = None
     _parts: dict[tuple[int, int], list[Part]] = field(default_factory=dict, repr=False)
 
     def parts(self, owner: int, rank: int | None = None) -> list[Part]:
-        """The parts that a rank, this one if None, computes with the keys of ``owner``; none that is forbidden whole."""
+        """The parts that a rank, this one if None, computes with the keys of ``owner``, but those forbidden whole."""
         rank = self.rank if rank is None else rank
         if (rank, owner) not in self._parts:
             self._parts[rank, owner] = list(self._made(owner, rank))
@@ -72,14 +74,8 @@ class Sharding:
         of_keys = pieces(self.sizes.key_len, owner, self.world, self.order)
         for local_rows, at_rows in zip(_packed(of_rows), of_rows, strict=True):
             for local_keys, at_keys in zip(_packed(of_keys), of_keys, strict=True):
-                sizes = Sizes(
-                    self.sizes.batch_shape,
-                    self.sizes.heads,
-                    at_rows.stop - at_rows.start,
-                    at_keys.stop - at_keys.start,
-                    self.sizes.device,
-                    self.sizes.headless,
-                )
+                counts = at_rows.stop - at_rows.start, at_keys.stop - at_keys.start
+                sizes = replace(self.sizes, query_len=counts[0], key_len=counts[1])
                 mask = None if self.mask is None else part(self.mask, at_rows, at_keys, self.sizes)
                 if not _forbidden(mask, sizes):
                     yield Part(local_rows, local_keys, mask, sizes)
@@ -101,7 +97,11 @@ class Sharding:
 
     def problem(self, at: Part, q: Tensor, k: Tensor) -> Problem:
         """The problem of a part: q (B, H, R, D) of this rank's queries, k (B, Hkv, C, D) of the owner's keys."""
-        options = Options(self.scale, self.softcap, **lower(at.mask, at.sizes))
+        mask, sizes = at.mask, at.sizes
+        if self.heads is not None:
+            mask = None if mask is None else of_heads(mask, self.heads)
+            sizes = replace(sizes, heads=q.shape[1])
+        options = Options(self.scale, self.softcap, **lower(mask, sizes))
         return Problem(q[:, :, at.rows], k[:, :, at.keys], options=options)
 
     def add(self, owner: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
