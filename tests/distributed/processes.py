@@ -26,7 +26,9 @@ class Crew:
 
     def __init__(self, world: int, timeout: timedelta = TIMEOUT) -> None:
         self.world = world
-        context = mp.get_context("spawn")
+        # Forked from a process that has imported torch and regard, and has done nothing with them.
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["tests.distributed.asked"])
         self.folder = tempfile.TemporaryDirectory()
         self.pipes, self.processes = [], []
         for rank in range(world):

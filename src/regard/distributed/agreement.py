@@ -10,11 +10,14 @@ from torch import Tensor
 
 from regard.distributed.traffic import Ranks
 
-__all__ = ["agree"]
+__all__ = ["MESSAGE", "agree"]
 
 AXES = 8
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMES = ("query", "key", "value")
+NUMBERS = 2 + len(NAMES) * (2 + AXES)
+# Bytes that a rank sends to each other one before anything else.
+MESSAGE = 8 * NUMBERS
 
 
 def agree(ranks: Ranks, tensors: Sequence[Tensor], options: str, refused: Exception | None) -> None:
@@ -29,7 +32,7 @@ def agree(ranks: Ranks, tensors: Sequence[Tensor], options: str, refused: Except
     mine = [int(refused is not None), crc32(options.encode())]
     for t in tensors if refused is None else ():
         mine += [DTYPES.index(t.dtype), t.dim(), *t.shape, *[0] * (AXES - t.dim())]
-    mine += [0] * (2 + len(NAMES) * (2 + AXES) - len(mine))
+    mine += [0] * (NUMBERS - len(mine))
     device = tensors[0].device if isinstance(tensors[0], Tensor) else "cpu"
     everybody = [found.tolist() for found in ranks.gather(torch.tensor(mine, device=device))]
     if refused is not None:

@@ -238,9 +238,8 @@ class ContextParallel(TorchFunctionMode):
             softcap=sharding.softcap,
             sinks=None if sinks is None else sinks[some],
         )
-        both = torch.cat([out.to(weights.lse.dtype), weights.lse[..., None]], -1)  # (B, H / world, L, Dv + 1)
-        found = by_heads.to_tokens(both, self._ranks, self.order)  # (B, H, R, Dv + 1)
-        return found[..., :-1].to(v.dtype), found[..., -1]
+        lse = by_heads.to_tokens(weights.lse[..., None], self._ranks, self.order)  # (B, H, R, 1)
+        return by_heads.to_tokens(out, self._ranks, self.order), lse[..., 0]
 
     def __repr__(self) -> str:
         return f"ContextParallel(rank {self.rank} of {self.world}, strategy={self.strategy!r}, order={self.order!r})"
