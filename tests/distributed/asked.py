@@ -235,3 +235,27 @@ MASKS: dict[str, Mask | Tensor | None] = {
     "rows without keys": masks.causal(offset=-3),
 }
 GIVEN: tuple[dict[str, Any], ...] = ({}, {"softcap": 2.0}, {"sinks": True}, {"scale": -0.3})
+
+
+def watched(some: Any, hold: str) -> dict[str, Any]:
+    """What a watch inside the context records, beside the watch of the whole."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(regard.MultiHeadAttention(16, 4).double())
+    x = torch.randn(BATCH, LENGTH, 16, dtype=torch.float64)
+    with regard.watch(model) as whole:
+        model(x)
+    parallel = context_parallel(some)
+    with parallel, regard.watch(model, hold=hold) as seen:
+        model(parallel.shard(x, 1))
+    with parallel, regard.watch(model, keep=["entropy", "received"]) as kept:
+        model(parallel.shard(x, 1))
+    truth, weights = whole[0].weights, seen[0].weights
+    answers = kept[0].statistics
+    return {
+        "name": seen[0].name,
+        "shape": tuple(seen[0].shape),
+        "entropy": difference(parallel.unshard(weights.entropy(), 2), truth.entropy()),
+        "received": difference(weights.received(), truth.received()),
+        "kept": difference(answers["received"], truth.received()),
+        "kept entropy": difference(parallel.unshard(answers["entropy"], 2), truth.entropy()),
+    }

@@ -9,7 +9,7 @@ from typing import get_args
 from regard.distributed.agreement import MESSAGE
 from regard.distributed.attend import Strategy
 
-__all__ = ["Attention", "Machine", "Step", "crossings", "sent"]
+__all__ = ["Attention", "Machine", "Step", "best", "crossings", "sent"]
 
 # Sums over parts, and their log-sum-exp, are float32 at least.
 WIDE = 4
@@ -142,14 +142,23 @@ class Step:
         return self.strategy != "heads" or self.attention.num_kv_heads % self.world == 0
 
 
+def best(attention: Attention, machine: Machine, world: int) -> Step:
+    """The fastest of the ways that can be gone.
+
+    >>> best(Attention(1 << 20, 64, 8, 128), Machine(4e14, 4.5e10, 1e-5), 64).strategy
+    'ring'
+    """
+    steps = [Step(strategy, attention, machine, world) for strategy in get_args(Strategy)]
+    return min((step for step in steps if step.possible), key=lambda step: step.seconds)
+
+
 def crossings(
     attention: Attention, machine: Machine, worlds: Iterable[int] = (8, 16, 32, 64, 128, 256, 512, 1024)
 ) -> list[tuple[int, Strategy]]:
-    """The fastest strategy for each number of ranks, where it changes: [(world, strategy), ...]."""
+    """The fastest way for each number of ranks, where it changes: [(world, strategy), ...]."""
     found: list[tuple[int, Strategy]] = []
     for world in worlds:
-        steps = [Step(s, attention, machine, world) for s in get_args(Strategy)]
-        best = min((s for s in steps if s.possible), key=lambda s: s.seconds)
-        if not found or found[-1][1] != best.strategy:
-            found.append((world, best.strategy))
+        fastest = best(attention, machine, world).strategy
+        if not found or found[-1][1] != fastest:
+            found.append((world, fastest))
     return found

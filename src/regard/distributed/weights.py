@@ -82,6 +82,10 @@ class ShardedWeights:
         """The log-sum-exp of each of this rank's rows, (..., H, L / world)."""
         return self._layout.unfold(self._lse)
 
+    def detach(self) -> ShardedWeights:
+        """Themselves: nothing here carries a gradient."""
+        return self
+
     def entropy(self) -> Tensor:
         """The entropy of each of this rank's rows in nats, (..., H, L / world)."""
         return self._one("entropy")

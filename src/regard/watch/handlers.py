@@ -154,7 +154,10 @@ def on_regard(interceptor: Interceptor, func: Any, args: tuple[Any, ...], kwargs
     with stance_found():
         output, weights = func(*args, **kwargs)
     if interceptor.listening:
-        interceptor.tell(regard_call(weights, *args, **kwargs), depth=2)
+        call = regard_call(weights, *args, **kwargs)
+        if not isinstance(weights, regard.AttentionWeights):  # of a text that is cut over ranks
+            call = replace(call, function="regard.attention, this rank's queries")
+        interceptor.tell(call, depth=2)
     return output, weights
 
 
