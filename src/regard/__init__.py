@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regard import biases, masks
+from regard import biases, masks, positions
 from regard.cache import KVCache, RollingCache
+from regard.context import Context
 from regard.functional import attention, attention_weights
+from regard.latent_attention import LatentAttention
+from regard.latent_cache import LatentCache
 from regard.multi_head import MultiHeadAttention
 from regard.positions import PositionalEncoding
+from regard.qk_norm import QKNorm
 from regard.rollout import Rollout, rollout
 from regard.self_attention import SelfAttention
 from regard.weights import AttentionWeights
@@ -26,9 +30,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionWeights",
+    "Context",
     "KVCache",
+    "LatentAttention",
+    "LatentCache",
     "MultiHeadAttention",
     "PositionalEncoding",
+    "QKNorm",
     "RollingCache",
     "Rollout",
     "SelfAttention",
@@ -40,6 +48,8 @@ __all__ = [
     "hf",
     "look",
     "masks",
+    "models",
+    "positions",
     "rollout",
     "watch",
 ]
@@ -47,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # What stands on the core is imported when it is first asked for: `import regard` brings in the core alone.
-    if name in ("check", "hf", "look", "watch"):
+    if name in ("check", "hf", "look", "models", "watch"):
         import importlib
 
         return importlib.import_module(f"regard.{name}")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.cache_buffers import Cache, Cached
-from regard.functional import as_mask
-from regard.masks.algebra import Mask, Sizes
+from regard.cache_buffers import Cache
+from regard.context import Context
+from regard.masks.algebra import Mask
 
 __all__: list[str] = []
 
@@ -56,17 +56,8 @@ def check_heads(num_heads: int, num_kv_heads: int, **totals: int) -> None:
         )
 
 
-def check_base(base: float) -> float:
-    """The base of the wavelengths is a finite number above 0."""
-    if isinstance(base, bool) or not isinstance(base, int | float):
-        raise TypeError(f"base must be a number, got {type(base).__name__}")
-    if not 0 < base < float("inf"):
-        raise ValueError(f"base must be a positive finite number, got {base}; the paper's is 10000")
-    return float(base)
-
-
-def check_input(given: Any, width: int, name: str, width_name: str, weight: Tensor) -> None:
-    """A tensor (..., L, width) that ``weight`` can multiply."""
+def check_input(given: Any, width: int, name: str, width_name: str, weight: Tensor | None) -> None:
+    """A tensor (..., L, width) that ``weight`` can multiply; None where a wrapped layer shows none."""
     if not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
     if given.dim() < 2:
@@ -78,15 +69,22 @@ def check_input(given: Any, width: int, name: str, width_name: str, weight: Tens
         raise ValueError(
             f"{name} must have the width {width_name}={width} in its last axis, got {tuple(given.shape)}{hint}"
         )
+    if weight is None:
+        return
     if given.device != weight.device:
         raise ValueError(
             f"{name} must be on the layer's device {weight.device}, got {given.device}; move it with .to(...)"
         )
-    if given.dtype != weight.dtype and not torch.is_autocast_enabled(given.device.type):
+    if given.dtype != weight.dtype and not autocasts(given.device):
         raise TypeError(
             f"{name} must have the layer's dtype {_name(weight.dtype)}, got {_name(given.dtype)}; "
             f"convert it with .to({weight.dtype}), or the layer with layer.to({given.dtype})"
         )
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; there is none for "meta", and asking is an error."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def axes(x: Any) -> int:
@@ -94,17 +92,6 @@ def axes(x: Any) -> int:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     return x.dim()
-
-
-def check_embeddings(x: Any, d_model: int, device: torch.device) -> None:
-    """Floating-point embeddings (..., L, d_model)."""
-    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-        got = _name(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor of embeddings, got {got}")
-    if x.dim() < 2 or x.shape[-1] != d_model:
-        raise ValueError(f"x must have shape (..., L, d_model) with d_model={d_model}, got {tuple(x.shape)}")
-    if x.device != device:
-        raise ValueError(f"x must be on the module's device {device}, got {x.device}; move it with .to(...)")
 
 
 def check_d_context(d_context: Any) -> tuple[int, int] | None:
@@ -118,9 +105,9 @@ def check_d_context(d_context: Any) -> tuple[int, int] | None:
 
 
 def check_context(
-    context: Any, x: Tensor, widths: tuple[int, int], width_name: str, weight: Tensor
+    context: Any, widths: tuple[int, int], width_name: str, weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The pair (key_input, value_input) of what a user passed as context; their widths, batch axes and lengths fit."""
+    """The pair (key_input, value_input) of what a user passed as context; their widths and lengths fit."""
     if context is None:
         raise ValueError(
             f"context must be given, got None: the layer was made for one, d_context={widths}, and cannot read x itself"
@@ -142,20 +129,54 @@ def check_context(
     names = ("context[0]", "context[1]") if pair else ("context", "context")
     for t, width, name in zip(inputs, widths, names, strict=True):
         check_input(t, width, name, width_name, weight)
-        if t.shape[:-2] != x.shape[:-2]:
-            raise ValueError(
-                f"{name} must have the batch axes of x, {tuple(x.shape[:-2])}, got shape {tuple(t.shape)}; "
-                f"one for all is {name}.expand(...)"
-            )
+    if inputs[0].shape[:-2] != inputs[1].shape[:-2]:
+        got = f"{tuple(inputs[0].shape)} and {tuple(inputs[1].shape)}"
+        raise ValueError(f"context[0] and context[1] must have the same batch axes, got shapes {got}")
     if inputs[0].shape[-2] != inputs[1].shape[-2]:
         lengths = f"{inputs[0].shape[-2]} and {inputs[1].shape[-2]}"
         raise ValueError(f"context[0] and context[1] must have the same length S (axis -2), got {lengths}")
     return inputs
 
 
+def check_context_batch(context: Any, x: Tensor) -> None:
+    """Each tensor of a context has the batch axes of x."""
+    pair = isinstance(context, tuple | list)
+    for i, t in enumerate(context if pair else (context,)):
+        if t.shape[:-2] != x.shape[:-2]:
+            name = f"context[{i}]" if pair else "context"
+            raise ValueError(
+                f"{name} must have the batch axes of x, {tuple(x.shape[:-2])}, got shape {tuple(t.shape)}; "
+                f"one for all is {name}.expand(...)"
+            )
+
+
+def check_projected(context: Context, layer: Any, x: Tensor) -> None:
+    """A projected context is this layer's own, and has the batch axes of x."""
+    if context._owner is not layer:
+        raise ValueError(
+            f"context is a {context!r} of another layer than this one; each layer projects its own: "
+            "layer.project_context(context)"
+        )
+    if context.key.shape[:-3] != x.shape[:-2]:
+        raise ValueError(
+            f"context must have the batch axes of x, {tuple(x.shape[:-2])}, got {context!r}; "
+            "what it is made of may be expanded first"
+        )
+    if context.key.device != x.device:
+        raise ValueError(f"context must be on x's device {x.device}, got {context.key.device}; project it there")
+
+
+def context_axes(context: Any) -> int:
+    """How many axes a context has, or the first of a pair; 0 for what is none."""
+    first = context[0] if isinstance(context, tuple | list) and context else context
+    return first.dim() if isinstance(first, Tensor) else 0
+
+
 def with_batch(context: Any) -> Any:
     """A context without a batch axis as a batch of one; what is no context is left to :func:`check_context`."""
     if isinstance(context, tuple | list):
+        if len(context) == 2 and context[0] is context[1]:  # one tensor twice stays one, which is projected once
+            return (with_batch(context[0]),) * 2
         return tuple(with_batch(t) for t in context)
     return context[None] if isinstance(context, Tensor) else context
 
@@ -175,20 +196,6 @@ def check_cache(cache: Any, x: Any, context: Any, lengths: Any) -> None:
         raise ValueError("cache holds the keys of x, and context brings its own that do not grow; pass one of the two")
     if axes(x) not in (2, 3):
         raise ValueError(f"x must be (B, L, d_in) or (L, d_in) with a cache, got shape {tuple(x.shape)}")
-
-
-def checked_append(
-    cache: Cache, num_heads: int, x: Tensor, k: Tensor, v: Tensor, lengths: Any, mask: Mask | Tensor | None
-) -> Cached:
-    """Append to a cache after everything has been checked, so that a call that fails leaves the cache as it was."""
-    step = cache._prepare(k, v, lengths, None)
-    key_len = max(a + n for a, n in zip(cache._lengths, step.counts, strict=True))
-    if mask is not None:
-        check_mask_axes(mask, num_heads, x, key_len)
-        as_mask(mask).bind(Sizes((x.shape[0],), num_heads, x.shape[1], key_len, x.device))
-        step = cache._prepare(k, v, lengths, mask)
-        cache._try(step, x.shape[1])
-    return cache._write(k, v, step)
 
 
 def check_mask_axes(mask: Mask | Tensor | None, num_heads: int, x: Tensor, key_len: int) -> None:
@@ -217,29 +224,4 @@ def _check_one_meaning(mask: Tensor, num_heads: int, batch: int) -> None:
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} may mean one a sequence or one a head, B = H = {batch}; "
             "pass mask[:, None] for one a sequence, mask[None] for one a head"
-        )
-
-
-def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int, ...]) -> None:
-    """Positions [offset, offset + length) are rows of the table."""
-    if isinstance(offset, Tensor):
-        if offset.dtype.is_floating_point or offset.dtype.is_complex or offset.dtype == torch.bool:
-            raise TypeError(f"offset must be an integer or an integer tensor, got {_name(offset.dtype)}")
-        if offset.dim() and tuple(offset.shape) != batch_shape:
-            raise ValueError(
-                f"offset must be an integer, or one for each sequence of x: expected shape {batch_shape}, "
-                f"got {tuple(offset.shape)}"
-            )
-        low, high = (int(offset.min()), int(offset.max())) if offset.numel() else (0, 0)
-    else:
-        position = _integer(offset)
-        if position is None:
-            raise TypeError(f"offset must be an integer or an integer tensor, got {type(offset).__name__}")
-        low = high = position
-    if low < 0:
-        raise ValueError(f"offset must be at least 0, got {low}")
-    if high + length > max_len:
-        raise ValueError(
-            f"positions up to offset + L = {high} + {length} = {high + length} are past the limit max_len={max_len}; "
-            f"make the table longer: PositionalEncoding(d_model, max_len={high + length})"
         )

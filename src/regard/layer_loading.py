@@ -25,6 +25,7 @@ class Parameters:
     out_weight: Tensor
     out_bias: Tensor | None
     own_context: bool
+    names: str  # of what they are of, for an error
 
 
 @torch.enable_grad()  # under no_grad a part of a parameter would not tell whether the parameter is trained
@@ -47,7 +48,8 @@ def of_torch(layer: nn.MultiheadAttention) -> Parameters:
     three = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight) if fused is None else fused.chunk(3)
     bias: Tensor | None = layer.in_proj_bias
     biases = None if bias is None else bias.chunk(3)
-    return Parameters(layer.num_heads, three, biases, layer.out_proj.weight, layer.out_proj.bias, fused is None)
+    out = layer.out_proj
+    return Parameters(layer.num_heads, three, biases, out.weight, out.bias, fused is None, "layer")
 
 
 @torch.enable_grad()
@@ -57,15 +59,18 @@ def of_heads(heads: Sequence[Any], out_proj: nn.Linear) -> Parameters:
     _check(triples, out_proj)
     by_kind = list(zip(*triples, strict=True))  # Wq of every head, Wk of every head, Wv of every head
     weights = [torch.cat([w.weight for w in linears]) for linears in by_kind]  # H times (D, width) -> (H * D, width)
-    biased = any(w.bias is not None for triple in triples for w in triple)
-    biases = [torch.cat([_bias(w) for w in linears]) for linears in by_kind] if biased else None  # (H * D,)
+    own = [w.bias for triple in triples for w in triple if w.bias is not None]
+    trained = any(bias.requires_grad for bias in own)
+    each = [torch.cat([_bias(w, trained=trained) for w in linears]) for linears in by_kind]  # (H * D,) of each kind
     own_context = len({w.in_features for w in triples[0]}) > 1
-    return Parameters(len(triples), weights, biases, out_proj.weight, out_proj.bias, own_context)
+    return Parameters(
+        len(triples), weights, each if own else None, out_proj.weight, out_proj.bias, own_context, "heads"
+    )
 
 
-def _bias(linear: nn.Linear) -> Tensor:
+def _bias(linear: nn.Linear, *, trained: bool) -> Tensor:
     bias: Tensor | None = linear.bias
-    return linear.weight.new_zeros(linear.out_features) if bias is None else bias
+    return linear.weight.new_zeros(linear.out_features, requires_grad=trained) if bias is None else bias
 
 
 def _triple(head: Any, i: int) -> Triple:
@@ -96,6 +101,14 @@ def _check(triples: Sequence[Triple], out_proj: nn.Linear) -> None:
                 f"heads must agree in the (in_features, out_features) of Wq, Wk and Wv, got {first} in heads[0] "
                 f"and {sizes} in heads[{i}]"
             )
+    for i, kind in enumerate(NAMES):
+        for name in ("weight", "bias"):
+            own = [getattr(triple[i], name) for triple in triples]
+            if len({t.requires_grad for t in own if t is not None}) > 1:
+                raise ValueError(
+                    f"heads must agree in requires_grad of the {name} of {kind}, got some that are trained and others "
+                    "that are not; the layer has one parameter for all heads: freeze or train all, and then this one"
+                )
     wq, wk, wv = triples[0]
     if wq.out_features != wk.out_features:
         raise ValueError(f"Wq and Wk of a head must have one width D, got {wq.out_features} and {wk.out_features}")

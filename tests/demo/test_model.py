@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regard.demo import Config, Decoder
+from regard import models
+from regard.demo import Config, Decoder, load
 
 SMALL = Config(vocab_size=11, d_model=16, num_heads=2, num_layers=3, d_mlp=32, context=8, max_len=16)
 
@@ -103,3 +104,40 @@ def test_tokens_of_another_type_or_shape_are_refused(model: Decoder) -> None:
 def test_impossible_sizes_are_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(**({"vocab_size": 11} | sizes))
+
+
+@torch.no_grad()
+def test_the_shipped_model_has_the_logits_it_always_had() -> None:
+    """Logits recorded when the decoder had code of its own, before it became one of regard.models."""
+    model, _ = load()
+    assert isinstance(model, models.Decoder)
+    logits = model(torch.tensor([[5, 17, 300, 42, 5, 17]]), offset=3)[0, :, [0, 100, 1023]]
+    recorded = [
+        [1.65468955, -3.70465517, -3.40289521],
+        [2.16315818, -3.69570732, -6.22172976],
+        [-0.70736086, -3.89752269, -2.95487428],
+        [1.19026852, -0.68976843, -0.62541163],
+        [-0.40154594, -1.44802296, -1.62813842],
+        [-0.21573003, -1.71902370, -4.15785646],
+    ]
+    # Roundings of float32 in sums of 576 terms, in another order on another processor.
+    torch.testing.assert_close(logits, torch.tensor(recorded), rtol=0, atol=5e-5)
+
+
+def test_initialising_draws_what_it_always_drew() -> None:
+    """A training run with the same seed begins where it always began."""
+    model = Decoder(SMALL)
+    torch.manual_seed(5)
+    model.initialise()
+    everything = torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])
+    found = (everything.sum().item(), everything.square().sum().item())
+    assert found == pytest.approx((110.01162266492884, 194.28372661494979), rel=1e-6)
+
+
+@torch.no_grad()
+def test_text_is_generated_with_a_cache(model: Decoder) -> None:
+    prompt = torch.tensor([[1, 2, 3]])
+    text, whole = models.generate(model, prompt, 5), prompt
+    for _ in range(5):
+        whole = torch.cat((whole, model(whole)[:, -1:].argmax(-1)), 1)
+    assert torch.equal(text, whole[:, 3:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from regard.bench import decode, dropout, functions, layers, masked, peers, questions, watched
+from regard.bench import decode, dropout, functions, layers, masked, models, parts, peers, questions, watched
 from regard.bench.case import Bar, Case, Solo
 from regard.bench.machine import import_seconds
 
@@ -25,6 +25,8 @@ ALL: tuple[Case, ...] = (
     *dropout.CASES,
     *questions.CASES,
     *layers.CASES,
+    *parts.CASES,
+    *models.CASES,
     *watched.CASES,
     *peers.CASES,
     IMPORT,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard import layer_checks, validation
+from regard.positions import checks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ class PositionalEncoding(nn.Module):
         super().__init__()
         self.d_model = layer_checks.check_size(d_model, "d_model")
         self.max_len = layer_checks.check_size(max_len, "max_len")
-        self.base = layer_checks.check_base(base)
+        self.base = checks.check_base(base)
         validation.check_dropout(dropout)
         self.dropout = float(dropout)
         self.register_buffer("encoding", sinusoids(self.max_len, self.d_model, base=self.base), persistent=False)
@@ -95,16 +96,11 @@ class PositionalEncoding(nn.Module):
 
         Raises:
             TypeError: x is not a floating-point tensor, or offset not an integer.
-            ValueError: another width than d_model, or positions outside [0, max_len).
+            ValueError: another width than d_model, or positions outside [0, max_len). In a graph where offset is a
+                tensor these are found when it runs, as a RuntimeError.
         """
-        layer_checks.check_embeddings(x, self.d_model, self.encoding.device)
-        length = x.shape[-2]
-        layer_checks.check_offset(offset, length, self.max_len, tuple(x.shape[:-2]))
-        if isinstance(offset, Tensor) and offset.dim():
-            rows = self.encoding[offset[..., None] + torch.arange(length, device=offset.device)]  # (B, L, d_model)
-        else:
-            start = int(offset)
-            rows = self.encoding[start : start + length]  # (L, d_model)
+        checks.check_embeddings(x, self.d_model, self.encoding.device)
+        rows = checks.rows_at(self.encoding, offset, x, "PositionalEncoding(d_model, max_len={})")
         return F.dropout(x + rows.to(x.dtype), self.dropout, training=self.training)
 
     def plot(self, ax: Axes | None = None) -> Figure:

@@ -1,0 +1,97 @@
+"""The error messages of latent attention: the argument, what came, what was expected, the likely fix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor
+
+from regard import layer_checks
+from regard.cache_buffers import Cached
+from regard.functional import as_mask
+from regard.latent_cache import LatentCache
+from regard.masks.algebra import Mask, Sizes
+from regard.positions import Positions
+
+__all__: list[str] = []
+
+BIASED = ("q", "kv", "out")
+
+
+def check_bias(bias: Any) -> frozenset[str]:
+    """Which projections add a bias: all, none, or those named."""
+    if isinstance(bias, bool):
+        return frozenset(BIASED if bias else ())
+    if isinstance(bias, str) or not isinstance(bias, Collection):
+        raise TypeError(f"bias must be a boolean or a collection of names from {BIASED}, got {bias!r}")
+    for name in bias:
+        if name not in BIASED:
+            raise ValueError(f"bias names a projection that the layer has not: expected some of {BIASED}, got {name!r}")
+    return frozenset(bias)
+
+
+def check_mask(mask: Any) -> Mask | None:
+    """The mask of every call is a rule, which fits any length."""
+    if mask is not None and not isinstance(mask, Mask):
+        raise TypeError(
+            f"mask of the layer must be a regard.masks.Mask, got {type(mask).__name__}; a tensor is of one length: "
+            "pass it to the call"
+        )
+    return mask
+
+
+def check_positions(positions: Any, num_heads: int, rotary_dim: int) -> Positions:
+    """Positions that turn queries and keys, and fit the columns that carry them."""
+    if not isinstance(positions, Positions):
+        raise TypeError(
+            f"positions must be a regard.positions.Positions, got {type(positions).__name__}; "
+            f"the paper's are regard.positions.Rotary({rotary_dim}, pairing='interleaved')"
+        )
+    if type(positions).bias is not Positions.bias:
+        raise ValueError(
+            f"positions must turn queries and keys, got {type(positions).__name__}, which adds to the scores; latent "
+            "attention keeps its positions in rotary_dim columns of their own: regard.positions.Rotary(rotary_dim)"
+        )
+    positions.check_layer(num_heads=num_heads, num_kv_heads=1, head_dim=rotary_dim)
+    return positions
+
+
+def check_call(cache: Any, x: Tensor, lengths: Any, offset: Any, widths: tuple[int, int]) -> None:
+    """A cache is a LatentCache of this layer's widths and x's batch, and says itself where x begins."""
+    if cache is None:
+        if lengths is not None:
+            raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")
+        return
+    if not isinstance(cache, LatentCache):
+        raise TypeError(
+            f"cache must be a regard.LatentCache, got {type(cache).__name__}; "
+            "make one with layer.latent_cache(batch_size, max_len)"
+        )
+    if offset is not None:
+        raise ValueError("offset says where x begins, and with a cache that is cache.lengths; pass one of the two")
+    if (cache.kv_rank, cache.rotary_dim) != widths:
+        raise ValueError(
+            f"cache must have the layer's (kv_rank, rotary_dim) = {widths}, got {(cache.kv_rank, cache.rotary_dim)}; "
+            "make one with layer.latent_cache(batch_size, max_len)"
+        )
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x must be (B, L, d_in) or (L, d_in) with a cache, got shape {tuple(x.shape)}")
+    batch = 1 if x.dim() == 2 else x.shape[0]
+    if batch != cache.batch_size:
+        raise ValueError(
+            f"x must hold the {cache.batch_size} sequences of the cache, got {batch}, shape {tuple(x.shape)}; "
+            "cache.reorder() changes their number"
+        )
+
+
+def checked_append(
+    cache: LatentCache, num_heads: int, latent: Tensor, rotary_key: Tensor, lengths: Any, mask: Mask | Tensor | None
+) -> Cached:
+    """Append to a cache after the mask has been asked, so that a call that fails leaves the cache as it was."""
+    if mask is not None:
+        batch, query_len = latent.shape[:2]
+        key_len = max(cache._span(query_len, lengths)[1])
+        layer_checks.check_mask_axes(mask, num_heads, latent, key_len)
+        as_mask(mask).bind(Sizes((batch,), num_heads, query_len, key_len, latent.device))
+    return cache.append(latent, rotary_key, lengths, mask=mask)
