@@ -1,4 +1,4 @@
-"""A sweep over rows that read few keys: in parts, with the answers of the whole."""
+"""A sweep over rows that read few keys: in small blocks, with the answers of the whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import regard
-from regard import masks, sweep
+from regard import masks
+from regard.engine import stream
 
 LENGTHS = [(40, 40), (23, 31), (31, 23)]
 MASKS = {
@@ -19,13 +20,12 @@ MASKS = {
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "LEAST_ROWS", 2)
-    monkeypatch.setattr(sweep, "ENTRIES", 40)
-    monkeypatch.setattr(sweep, "FEW", 0.6)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TALL", 3)
+    monkeypatch.setattr(stream, "FEW", 0.6)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("beside_an_output", [True, False])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("name", MASKS)
@@ -55,21 +55,3 @@ def test_the_answers_are_those_of_the_definition(name: str, lengths: tuple[int, 
         for c in range(5):
             cell = want[..., rows[r] : rows[r + 1], cols[c] : cols[c + 1]]
             torch.testing.assert_close(most[..., r, c], cell.amax((-1, -2)))
-
-
-def test_blocks_of_a_window_are_no_more_than_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    original = sweep._blocks
-
-    def counting(*args: object) -> object:
-        for block in original(*args):  # type: ignore[arg-type]
-            counted.append(block.log.numel())
-            yield block
-
-    monkeypatch.setattr(sweep, "_blocks", counting)
-    q = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
-    weights = regard.attention_weights(q, q, masks.causal() & masks.window(8))
-    received = weights.ask("received")[0]
-    assert len(counted) <= 200_000 / 128
-    assert sum(counted) <= 200_000 * 512
-    torch.testing.assert_close(received.double().sum(), torch.tensor(200_000.0).double(), rtol=1e-4, atol=0)

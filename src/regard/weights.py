@@ -256,8 +256,8 @@ class AttentionWeights:
 
     def plot(self, **options: Any) -> Figure:
         """A figure: one map for (L, S), one map a head for (H, L, S), or the head ``which=``; of several sequences that
-        of ``batch=``. Options as in ``regard.look.figures``. Without these two a notebook shows the page of the weights
-        instead, which is what they show of themselves.
+        of ``batch=``. Options as in ``regard.look.figures``. Unless one head or ``ax=`` is named, a notebook shows the
+        page of that sequence instead, as weights show of themselves.
         """
         from regard.look import figures, notebook
 
@@ -269,9 +269,9 @@ class AttentionWeights:
             )
         one = num_heads == 1 or "which" in options or options.get("ax") is not None
         figure = (figures.head if one else figures.layer)(self, **options)
-        # The page shows all heads of the first sequence: not what was asked for where a part is named.
-        part = options.get("ax") is not None or "which" in options or "batch" in options
-        return figure if part else notebook.with_page(figure, self)
+        # The page shows all heads of a sequence: not what was asked for where one of them is named.
+        part = options.get("ax") is not None or "which" in options
+        return figure if part else notebook.with_page(figure, self, batch=options.get("batch", 0))
 
     def _repr_html_(self) -> str:
         from regard.look import notebook

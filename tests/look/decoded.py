@@ -25,8 +25,11 @@ class Head:
     total_of: np.ndarray
     first_of: np.ndarray
     weights: np.ndarray
+    rest: np.ndarray
+    entropy_left_of: np.ndarray
     first: np.ndarray
     entropy: np.ndarray
+    entropy_left: np.ndarray
     received: np.ndarray
     peak: np.ndarray
     windows: list[np.ndarray]
@@ -68,14 +71,20 @@ def head(group: dict[str, Any], index: int) -> Head:
         return found
 
     long = [take(n * k, "<u4").reshape(n, k), take(p, "<u4"), take(p, "<f4"), *(take(n, "<f4") for _ in range(3))]
-    weights, first = fine(take(n * k, "<u2")).reshape(n, k), fine(take(rows, "<u2"))
-    tops = (told["entropy_max"], told["received_max"], told["peak_max"])
-    margins = [take(m, "<u2").astype(float) / 65535 * top for m, top in zip((mq, mk, mk), tops, strict=True)]
+    weights, rest = fine(take(n * k, "<u2")).reshape(n, k), fine(take(n, "<u2"))
+    left = (told["without_first"] or {"entropy_max": 0})["entropy_max"]
+
+    def linear(count: int, highest: float) -> np.ndarray:
+        return take(count, "<u2").astype(float) / 65535 * highest
+
+    entropy_left_of, first = linear(n, left), fine(take(rows, "<u2"))
+    margins = [linear(mq, told["entropy_max"]), linear(mq, left)]
+    margins += [np.nan_to_num(fine(take(mk, "<u2"))) * told[name] for name in ("received_max", "peak_max")]
     windows = [fine(take(w["rows"] * w["cols"], "<u2")).reshape(w["rows"], w["cols"]) for w in told["windows"]]
     mean = fine(take(rows * cols, "<u2")) if group["depth"] == 16 else coarse(take(rows * cols, "u1"))
     most = coarse(take(group["max"][0] * group["max"][1], "u1")).reshape(group["max"])
     assert at == len(content)
-    return Head(*long, weights, first, *margins, windows, mean.reshape(rows, cols), most)
+    return Head(*long, weights, rest, entropy_left_of, first, *margins, windows, mean.reshape(rows, cols), most)
 
 
 def queries(group: dict[str, Any]) -> np.ndarray:

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ from regard import masks
 
 pytestmark = pytest.mark.browser
 
-HEADS, LENGTH = 2, 10
+HEADS, LENGTH, LONG = 2, 10, 700
 FORMULAS = ["=1+1", "+2", "-3", "@SUM(A1)", "\t=4", "a,b", 'say "x"', "two\nlines", "plain", "<b>&amp;"]
 NAME = "Figures-of-a-page-Layer-0-head-1"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -145,6 +146,76 @@ def test_the_zoomed_map_alone_is_saved(tab: Tab) -> None:
     rows = rows_of(tab.download("export-csv")[1])[1:]
     assert 9 <= len(rows) < LENGTH * LENGTH
     click(tab, "zoom-reset")
+
+
+def _texts(content: bytes) -> list[str]:
+    root = ElementTree.fromstring(content.decode("utf-8"))
+    return ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+
+
+def test_a_figure_of_two_heads_says_which_is_a_and_which_is_b(tab: Tab) -> None:
+    compare(tab, 0, 0)
+    texts = _texts(tab.download("export-svg")[1])
+    assert {"A Layer 0, head 1", "B Layer 0, head 0"} <= set(texts)
+    assert any(text.startswith("A \u2212 B, difference of attention weight") for text in texts)
+    tab.page.select_option("#compare-with", "")
+    tab.settle()
+    assert "Layer 0, head 1" in _texts(tab.download("export-svg")[1])
+
+
+def test_a_figure_says_how_exact_its_values_are(browser: Browser, tmp_path: Path) -> None:
+    weights = make_weights(1, 2, LONG, LONG, mask=masks.causal(), width=4)
+    tab = browser.open(regard.look(weights, max_bytes=40_000).save(tmp_path / "page.html"))
+    accuracy = ", pooled values within 2.3 %"
+    assert accuracy in tab.say("legend")
+    assert [accuracy in text for text in _texts(tab.download("export-svg")[1]) if "1 cell = " in text] == [True]
+    compare(tab, 0, 1)
+    accuracy = ", A and B each within 2.3 %"
+    assert accuracy in tab.say("legend")
+    assert [accuracy in text for text in _texts(tab.download("export-svg")[1]) if "1 cell = " in text] == [True]
+
+
+# Where each text of a figure stands: its words, and the box that its glyphs fill.
+BOXES = """() => Array.from(document.querySelectorAll("text"), (text) => {
+  const { left, right, top, bottom } = text.getBoundingClientRect();
+  return [text.textContent, left, right, top, bottom];
+})"""
+WIDE = ["W" * 30, "\u6f22" * 30, "i" * 30, "\U0001f642" * 12, "two words and more", "x", "WWWWWWWWW", "y", "\u202eabc"]
+
+
+def test_long_labels_and_lines_are_cut_where_their_room_ends(browser: Browser, tmp_path: Path) -> None:
+    weights = make_weights(1, 1, len(WIDE), len(WIDE), mask=masks.causal())
+    page = regard.look(weights, WIDE, title="a long title " * 40, source="a long source " * 40)
+    tab = browser.open(page.save(tmp_path / "page.html"))
+    (tmp_path / "figure.svg").write_bytes(tab.download("export-svg")[1])
+    drawn = browser.open(tmp_path / "figure.svg", wait=False, width=1500, height=1500)
+    width, height = drawn.evaluate("['width', 'height'].map((side) => document.documentElement[side].baseVal.value)")
+    boxes = drawn.evaluate(BOXES)
+    for text, left, right, top, bottom in boxes:
+        assert 0 <= left < right <= width, text
+        assert 0 <= top < bottom <= height, text
+    # No label of a key reaches the name of the axis below it, and none of a query that beside it.
+    (_, *_, axis, _), (_, _, name, *_) = (
+        next(box for box in boxes if word in box[0]) for word in ("key (read from)", "query (reading)")
+    )
+    starts = ("W", "\u6f22", "i", "\U0001f642", "two", "x", "<")
+    labels = [box for box in boxes if box[0].startswith(starts) and len(box[0]) < 14]
+    assert len(labels) >= 12
+    for text, left, _, _, bottom in labels:
+        assert bottom <= axis, text
+        assert left >= name, text
+    assert any(text.startswith("W") and len(text) <= 10 and text.endswith("\u2026") for text, *_ in labels)
+    # The line of the source ends before what stands at its right.
+    (source,), (by,) = ([box for box in boxes if box[0].startswith(start)] for start in ("a long source", "drawn by"))
+    assert source[0].endswith("\u2026")
+    assert source[2] <= by[1]
+
+
+def test_a_figure_holds_no_character_that_turns_a_line_around(browser: Browser, tmp_path: Path) -> None:
+    page = regard.look(make_weights(1, 1, 3, 3), ["\u202ea", "b", "c"], title="a\u202eb", source="c\u2066d")
+    content = browser.open(page.save(tmp_path / "page.html")).download("export-svg")[1].decode("utf-8")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", content)
+    assert {"a<U+202E>b", "c<U+2066>d", "<U+202E>a"} <= set(_texts(content.encode()))
 
 
 def test_the_downloads_ask_for_nothing_and_complain_of_nothing(tab: Tab) -> None:

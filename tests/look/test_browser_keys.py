@@ -259,10 +259,10 @@ def test_a_page_without_tokens_and_with_two_queries(browser: Browser, tmp_path: 
 
 def test_a_page_of_another_version_says_so(browser: Browser, short: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    text = short.read_text(encoding="ascii").replace('"schema":"regard.look/2"', '"schema":"regard.look/9"')
+    text = short.read_text(encoding="ascii").replace('"schema":"regard.look/3"', '"schema":"regard.look/9"')
     path.write_text(text, encoding="ascii")
     tab = browser.open(path, wait=False)
     tab.until("() => !document.getElementById('failure').hidden")
     assert tab.say("failure") == (
-        "The page could not be drawn: these data are regard.look/9; this page reads regard.look/2"
+        "The page could not be drawn: these data are regard.look/9; this page reads regard.look/3"
     )

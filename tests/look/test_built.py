@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import regard
-from regard import masks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "src" / "regard" / "look" / "page"
@@ -64,21 +63,26 @@ def test_it_is_small_and_ascii(name: str, least: int) -> None:
 def test_a_served_page_adds_only_what_fetches() -> None:
     # The live client stands in no page that is a file; what it adds is bounded by itself.
     assert 0 < len(built("served.js")) - len(built("page.js")) <= 2_500
+    assert len(built("page.html")) + len(built("page.css")) + len(built("served.js")) <= 60_000
 
 
-def test_no_name_of_the_data_is_spelled_short() -> None:
-    own = re.search(r"const OWN = `([^`]+)`", (PAGE / "build.mjs").read_text(encoding="utf-8"))
+def test_names_of_the_data_that_are_spelled_short_are_read_in_quotes() -> None:
+    own = re.search(r"const OWN = wordsOf\(`([^`]+)`", (PAGE / "build.mjs").read_text(encoding="utf-8"))
     assert own
     names = set(own[1].split())
     assert len(names) > 10
-    weights = regard.attention(*torch.randn(3, 1, 1, 4, 2))[1]
-    pages = [
-        regard.look(weights, list("abcd")),
-        regard.look.mask(masks.causal(), 4, 4),
-        regard.look.encoding(torch.eye(4)),
-    ]
-    for page in pages:
-        assert set(re.findall(r'"(\w+)":', page.data.to_json())) & names == set()
+    data = regard.look(regard.attention(*torch.randn(3, 1, 1, 4, 2))[1], list("abcd")).data.to_json()
+    both = set(re.findall(r'"(\w+)":', data)) & names
+    # The document keeps its names, so that one place alone reads them, and in quotes: built, they stand there in full.
+    read = set(re.findall(r'\["(\w+)"\]', (PAGE / "decode.js").read_text(encoding="utf-8")))
+    assert both <= read | set(_statistics(data))
+    for name in ("page.js", "served.js"):
+        assert {each for each in both & read if not re.search(rf"\.{each}\b", built(name))} == set()
+
+
+def _statistics(data: str) -> list[str]:
+    """The names of the scores, which are looked up by what a list says."""
+    return [each["name"] for each in json.loads(data)["groups"][0]["statistics"]]
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)

@@ -9,7 +9,8 @@ import torch
 
 from regard import AttentionWeights, attention, masks
 from regard.look.dense import DenseWeights
-from regard.look.exact import by_weight, top_keys
+from regard.look.exact import by_weight, strongest
+from regard.look.margins import layer_margins
 
 Make = Callable[..., AttentionWeights]
 
@@ -30,9 +31,12 @@ def test_a_head_that_spreads_evenly_names_its_keys_in_order(swept: bool, stored:
     weights = DenseWeights(lazy.to_dense(), masks.causal()) if stored else lazy
     queries = torch.arange(40)
     answer = weights.ask(("topk", 8))[0] if swept else None
-    keys, found = top_keys(weights, queries, 8, batch=0, swept=answer)  # type: ignore[arg-type]
+    margins = layer_margins(weights, 0, None)[0]  # type: ignore[arg-type]
+    keys, found, rest = strongest(weights, queries, 8, margins=margins, batch=0, swept=answer)  # type: ignore[arg-type]
     for query_at in (0, 3, 39):
         row = [key for key in keys[1, query_at].tolist() if key >= 0]
         assert len(row) == min(8, query_at + 1)
         assert row == sorted(row)
         assert torch.allclose(found[1, query_at, : len(row)], torch.tensor(1 / (query_at + 1)))
+        others = set(range(1, query_at + 1)) - set(row)
+        assert float(rest[1, query_at]) == pytest.approx(len(others) / (query_at + 1), abs=1e-6)

@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 
+import regard
 from regard import AttentionWeights, PositionalEncoding, masks
 from regard.look import canvas, figures, figures_labels
 
@@ -239,8 +240,10 @@ def test_weights_draw_one_sequence_or_one_head(some_weights: Make) -> None:
     figure = weights.plot(batch=1)
     maps = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert np.allclose(maps, weights.to_dense()[1].numpy(), atol=1e-6)
-    assert figure._repr_html_() is None  # type: ignore[attr-defined]  # the page would be of sequence 0
+    assert figure._repr_html_() == regard.look(weights, batch=1)._repr_html_()  # type: ignore[attr-defined]
+    assert weights.plot(batch=-1)._repr_html_() == figure._repr_html_()  # type: ignore[attr-defined]
     head = weights.plot(batch=1, which=2)
+    assert head._repr_html_() is None  # type: ignore[attr-defined]  # the page shows all heads
     assert np.allclose(drawn(head), weights.to_dense()[1, 2].numpy(), atol=1e-6)
     assert some_weights(1, 3, 5, 5).plot()._repr_html_() is not None  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"which is None, but weights holds 3 head\(s\)"):

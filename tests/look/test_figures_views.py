@@ -225,6 +225,10 @@ def test_heads_are_sorted_and_named(some_weights: Make) -> None:
             r"a has 12 queries and 12 keys, b 4 and 6; a difference is taken pair by pair",
         ),
         (lambda w: figures.overview([]), r"weights is empty; expected one AttentionWeights a layer"),
+        (
+            lambda w: figures.overview([w], by="first_token", hide_first=True),
+            r"by is 'first_token', which hide_first=True leaves out; pick another score",
+        ),
         (lambda w: figures.overview([w], by="colour"), r"by is 'colour'; expected one of 'entropy'"),
         (
             lambda w: figures.overview([w], sort="induction"),

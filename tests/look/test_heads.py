@@ -9,7 +9,7 @@ from torch import Tensor
 
 import regard
 from regard import AttentionWeights, attention, masks
-from regard.look import HeadScores, HeadTable, head_table, heads
+from regard.look import HeadScores, HeadTable, head_table, heads, induction
 
 Make = Callable[..., AttentionWeights]
 
@@ -70,7 +70,7 @@ def test_induction_is_the_same_in_blocks_of_any_size(
 ) -> None:
     ids = torch.tensor([1, 2, 3, 1, 2, 3, 1, 5, 5, 2, 3, 9])
     whole = [scores.induction for scores in head_table(layers, token_ids=ids).heads]
-    monkeypatch.setattr(heads, "BLOCK_ENTRIES", 3 * 12 * 5)
+    monkeypatch.setattr(induction, "BLOCK_ENTRIES", 3 * 12 * 5)
     blocks = [scores.induction for scores in head_table(layers, token_ids=ids).heads]
     assert blocks == pytest.approx(whole, abs=1e-6)
     assert min(whole) > 0.01
@@ -85,9 +85,9 @@ def test_induction_of_few_repetitions_is_read_from_single_weights(
     ids = torch.randint(0, 12, (40,), generator=torch.Generator().manual_seed(0))
     found = {}
     for cost in (0, 10**9):
-        monkeypatch.setattr(heads, "SINGLE_COST", cost)
+        monkeypatch.setattr(induction, "SINGLE_COST", cost)
         for entries in (7, 1 << 20):
-            monkeypatch.setattr(heads, "SINGLE_ENTRIES", entries)
+            monkeypatch.setattr(induction, "SINGLE_ENTRIES", entries)
             table = head_table([weights], token_ids=ids, batch=min(1, len(shape) - 3) if len(shape) > 3 else 0)
             found[cost, entries] = [(s.induction, s.induction_chance) for s in table.heads]
     whole = found[10**9, 7]
@@ -155,7 +155,7 @@ def test_weights_need_no_batch_and_no_heads(some_weights: Make, shape: tuple[int
 
 def test_no_row_of_all_keys_is_ever_asked_for_at_once(some_weights: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = some_weights(1, 2, 64, 64, mask=masks.causal())
-    monkeypatch.setattr(heads, "BLOCK_ENTRIES", 2 * 64 * 8)
+    monkeypatch.setattr(induction, "BLOCK_ENTRIES", 2 * 64 * 8)
     asked: list[int] = []
     original = AttentionWeights.__getitem__
 

@@ -61,6 +61,15 @@ def test_a_query_reads_as_nothing_and_not_as_zeros() -> None:
         received = want[head].sum(0)
         assert scores["concentration"] == pytest.approx(float(received.max() / received.sum()), rel=1e-4)
         assert group["heads"][head]["top_key"] == int(received.argmax())
+        left = group["heads"][head]["without_first"]
+        assert left["scores"]["concentration"] == pytest.approx(
+            float(received[1:].max() / received[1:].sum()), rel=1e-4
+        )
+        assert left["top_key"] == 1 + int(received[1:].argmax())
+        rows = want[head, 1:, 1:] / (1 - want[head, 1:, :1])  # query 0 has nothing left
+        entropy = torch.special.entr(rows).sum(-1)
+        assert left["scores"]["entropy"] == pytest.approx(float(entropy.sum() / (11 - len(bad))), rel=1e-3)
+        assert heads[head].entropy_left_of.tolist() == pytest.approx([0, *entropy.tolist()], abs=2e-3)
     assert not any(re.search("nan", sentence) for sentence in page.data.guide)
     assert any(sentence.startswith("Most attended-to tokens") for sentence in page.data.guide)
 

@@ -7,6 +7,7 @@ over such blocks costs no more than another pass of the fused op would.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,11 @@ __all__ = ["Block", "blocks"]
 # 2^19 float32 are 2 MB, a core's private cache: larger blocks are read from further away at each of their passes.
 ELEMENTS_PER_THREAD = 1 << 19
 FEW_ROWS = 64  # below, a matrix product is bound by reading k: rather fewer heads at a time than fewer rows
+# A block costs as much as some 2^16 entries, whatever is in it, and each of its rows makes it a key wider where rows
+# read a window: 128 to 256 rows are cheapest. Fewer, and a long text would be all blocks; more, and all width.
+TALL = 128
+# Rows read few keys where they read at most this part of all.
+FEW = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -47,23 +53,21 @@ def blocks(problem: Problem, lse: Tensor | None, cuts: list[int] | None = None) 
     out, and a block of rows without keys is not made. With ``cuts`` (ascending, from 0 to L) a block holds whole
     intervals between cuts wherever one fits.
     """
-    batch, heads, query_len, key_len = problem.dims
+    batch, heads, query_len, _ = problem.dims
     if 0 in problem.dims:
         return
     q, k = _operands(problem, lse)  # (B, H, L, D or D + 1), (B, Hkv, D or D + 1, S)
-    group = heads // k.shape[1]
-    elements = ELEMENTS_PER_THREAD * torch.get_num_threads()
-    together = batch * heads * min(FEW_ROWS, query_len) * key_len <= elements
-    step = max(1, elements // (key_len * (batch * heads if together else group)))
-    kv_heads = k.shape[1]
-    units = [(slice(0, batch), slice(0, kv_heads))] if together else _one_by_one(batch, kv_heads)
-    for rows in _intervals(query_len, step, cuts):
+    kv_heads, start = k.shape[1], 0
+    group = heads // kv_heads
+    while start < query_len:
+        together, stop = _next(problem, start, cuts)
+        rows, start = slice(start, stop), stop
         low, high = problem.key_range(rows.start, rows.stop)
         if low >= high:
             continue
         keys = slice(low, high)
         forbidden = _forbidden(problem, rows, keys)
-        for b, kv in units:
+        for b, kv in [(slice(0, batch), slice(0, kv_heads))] if together else _one_by_one(batch, kv_heads):
             h = slice(kv.start * group, kv.stop * group)
             some_q = q[b, h, rows]  # (b, h, R, D)
             some_k = k[b, kv, :, keys]  # (b, hkv, D, C)
@@ -94,22 +98,32 @@ def _one_by_one(batch: int, kv_heads: int) -> list[tuple[slice, slice]]:
     return [(slice(b, b + 1), slice(h, h + 1)) for b in range(batch) for h in range(kv_heads)]
 
 
-def _intervals(length: int, step: int, cuts: list[int] | None) -> Iterator[slice]:
-    """[0, length) in intervals of at most ``step``, that end at cuts wherever an interval between cuts fits."""
-    start = 0
-    ends = iter(range(step, length + step, step)) if cuts is None else iter(cuts[1:])
-    end = min(next(ends), length)
-    while start < length:
-        stop = min(end, start + step)
-        while stop == end < length:
-            following = min(next(ends), length)
-            if cuts is None or following - start > step:
-                end = following
-                break
-            stop = end = following
-        if stop > start:
-            yield slice(start, stop)
-        start = stop
+def _next(problem: Problem, start: int, cuts: list[int] | None) -> tuple[bool, int]:
+    """Whether the block of rows from ``start`` holds all heads, or those of one key head; and where its rows end.
+
+    As many rows as are small enough with the keys that these rows read, so that a window makes no more blocks of a
+    long text than rows over a constant; at a cut, if there is one among them.
+    """
+    batch, heads, query_len, key_len = problem.dims
+    elements = ELEMENTS_PER_THREAD * torch.get_num_threads()
+    few = min(FEW_ROWS, query_len - start)
+    together = batch * heads * few * _width(problem, start, few) <= elements
+    at_once = batch * heads if together else heads // problem.k.shape[1]
+    any_keys = max(1, elements // (key_len * at_once))  # so many rows are small enough whatever they read
+    rows = TALL if any_keys < TALL or _width(problem, start, TALL) <= FEW * key_len else any_keys
+    while rows > any_keys and at_once * rows * _width(problem, start, rows) > elements:
+        rows = max(any_keys, rows // 2)
+    stop = min(start + rows, query_len)
+    if cuts is not None and stop < query_len:
+        cut = cuts[bisect_right(cuts, stop) - 1]
+        stop = cut if cut > start else stop
+    return together, stop
+
+
+def _width(problem: Problem, start: int, rows: int) -> int:
+    """How many keys the rows from ``start`` read, from the first to the last of them."""
+    low, high = problem.key_range(start, min(start + rows, problem.dims[2]))
+    return high - low
 
 
 def _forbidden(problem: Problem, rows: slice, keys: slice) -> tuple[Tensor | None, int, Tensor | None]:

@@ -97,14 +97,14 @@ def page_data(
         if (estimate * ratio > most or estimate >= least) and detail != coarsest:
             continue
         least = estimate
-        data = _built(page, measured, detail, selected)
-        taken = len(data.to_json())
+        built = _built(page, measured, detail, selected)
+        taken = len(built.to_json())
         ratio = max(ratio, taken / estimate)
         if taken <= max_bytes:
             sure = max_bytes * SURE / ratio - rest
             finer = restored(detail, lambda more, sure=sure: sizes.of(more) <= sure)  # type: ignore[misc]
-            again = data if finer == detail else _built(page, measured, finer, selected)
-            return again if len(again.to_json()) <= max_bytes else data
+            again = built if finer == detail else _built(page, measured, finer, selected)
+            return again if len(again.to_json()) <= max_bytes else built
     num_heads = sum(group.num_heads for group in measured.groups)
     raise ValueError(
         f"max_bytes is {max_bytes:,}, which the tokens and the smallest maps of {num_heads} heads exceed; "
@@ -198,14 +198,19 @@ def _head(group: Group, measure: LayerMeasure, head: int, scores: HeadScores, si
         mean_part(group, measure, head, sizes),
         max_part(group, measure, head, sizes),
     )
+    left = None
+    if group.key_len > 1:
+        others = measure.margins.scores_left[head]
+        left = {"scores": _known(others), "top_key": others.top_key, "entropy_max": highest.entropy_left}
     return HeadData(
         layer=scores.layer,
         head=scores.head,
-        scores={name: _finite(getattr(scores, name)) for name in SCORES},
+        scores=_known(scores),
         top_key=scores.top_key,
-        entropy_max=highest[0],
-        received_max=highest[1],
-        peak_max=highest[2],
+        entropy_max=highest.entropy,
+        received_max=highest.received,
+        peak_max=highest.peak,
+        without_first=left,
         highest=float(measure.highest[head]),
         windows=tuple(
             {
@@ -234,6 +239,10 @@ def _statistics(table: HeadTable) -> tuple[dict[str, str | int | bool], ...]:
 
 def _colours(colours: Sequence[tuple[int, int, int]]) -> str:
     return base64.b64encode(bytes(channel for colour in colours for channel in colour)).decode("ascii")
+
+
+def _known(scores: HeadScores) -> dict[str, float | None]:
+    return {name: _finite(getattr(scores, name)) for name in SCORES}
 
 
 def _finite(value: float) -> float | None:

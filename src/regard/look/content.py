@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from regard.look.encode import fine_codes, floats, linear_codes, longs, octets, weight_codes, words
+from regard.look.encode import fine_codes, floats, linear_codes, log_codes, longs, octets, weight_codes, words
 from regard.look.exact import Window, chosen_queries
 from regard.look.ladder import Detail
 from regard.look.maps import average, coarser, largest, peaks
@@ -67,17 +67,24 @@ def queries_part(group: Group, measure: LayerMeasure, head: int, sizes: Sizes, d
     """What is kept of the exact queries and the most read keys: the 4-byte numbers, and the 2-byte ones."""
     queries = kept_queries(group, detail)
     at = torch.searchsorted(group.queries, queries)  # (N,)
-    keys, weights = measure.top_keys[head, at, : sizes.top], measure.top_weights[head, at, : sizes.top]  # (N, K)
+    keys, weights = measure.top_keys[head, at], measure.top_weights[head, at]  # (N, 8)
     margins, read = measure.margins, measure.most_read[head]
     numbers = (
-        longs(keys),
+        longs(keys[:, : sizes.top]),
         longs(read),
         floats(margins.received[head, read]),
         floats(margins.entropy[head, queries]),
         floats(margins.total[head, queries]),
         floats(margins.first[head, queries]),
     )
-    return b"".join(numbers), words(fine_codes(weights, keys >= 0))
+    more = weights.double().masked_fill(keys <= 0, 0)[:, sizes.top :].sum(-1)  # (N,) of keys not named
+    left = margins.left.entropy[head]  # (L,)
+    codes = (
+        fine_codes(weights, keys >= 0)[:, : sizes.top],
+        fine_codes(measure.rest[head, at] + more, margins.total[head, queries] > 0),
+        linear_codes(left[queries], float(left.max())),
+    )
+    return b"".join(numbers), b"".join(words(each) for each in codes)
 
 
 def first_part(group: Group, measure: LayerMeasure, head: int, sizes: Sizes) -> bytes:
@@ -87,14 +94,29 @@ def first_part(group: Group, measure: LayerMeasure, head: int, sizes: Sizes) -> 
     return words(fine_codes(mean, peaks(allowed.float(), sizes.rows) > 0))
 
 
-def margins_part(measure: LayerMeasure, head: int, sizes: Sizes) -> tuple[bytes, tuple[float, float, float]]:
-    """The margins, and the values of their highest codes: entropy, received and the most received."""
+class Highest(NamedTuple):
+    """The values of the highest codes of the margins."""
+
+    entropy: float
+    received: float
+    peak: float
+    entropy_left: float
+
+
+def margins_part(measure: LayerMeasure, head: int, sizes: Sizes) -> tuple[bytes, Highest]:
+    """The margins, and the values of their highest codes."""
     margins = measure.margins
     entropy = average(margins.entropy[head].double().nan_to_num(0.0), sizes.margins[0])
+    left = margins.left.entropy[head]
     received = margins.received[head].double().nan_to_num(0.0)
     mean, most = average(received, sizes.margins[1]), peaks(received, sizes.margins[1])
-    highest = (float(entropy.max()), float(mean.max()), float(most.max()))
-    codes = [linear_codes(each, high) for each, high in zip((entropy, mean, most), highest, strict=True)]
+    highest = Highest(*(float(each.max()) for each in (entropy, mean, most, left)))
+    codes = (
+        linear_codes(entropy, highest.entropy),
+        linear_codes(average(left, sizes.margins[0]), highest.entropy_left),
+        log_codes(mean, highest.received),
+        log_codes(most, highest.peak),
+    )
     return b"".join(words(each) for each in codes), highest
 
 

@@ -20,17 +20,23 @@ and key_tokens (which text, or null); rows, cols, depth (8 or 16 bits) of the me
 there is none); margins ([queries, keys]); thumbnail; top (K); most_read (P); queries (packed uint32 N); statistics;
 selected; layers (names); masked (whether what is forbidden is known); thumbnails (packed, heads x T x T); and heads.
 
-A head has layer, head, scores, top_key; entropy_max, received_max, peak_max (of code 65535); highest (its largest
-weight); windows ([{name, query, key, rows, cols}], kept pair by pair); and data, packed, one after the other
+A head has layer, head, scores, top_key; entropy_max, received_max, peak_max (of code 65535); without_first ({scores,
+top_key, entropy_max}: the same of the weights without key 0, A_ij / (1 - A_i0); null where there is no other key);
+highest (its largest weight); windows ([{name, query, key, rows, cols}], kept pair by pair); and data, packed, one after
+the other
 
     uint32   N x K   the keys that each exact query gives most to; 0xFFFFFFFF where it reads fewer
     uint32   P       the most read keys, the most read first
     float32  P       what they receive
     float32  N       the entropy of the exact queries, then their total weight, then their weight on key 0: 3 x N
     uint16   N x K   the weights of those keys
+    uint16   N       the weight of the exact queries on all other keys, without key 0
+    uint16   N       the entropy of the exact queries without key 0; linear, of without_first.entropy_max
     uint16   R       the weight on key 0, averaged over the queries of a cell
     uint16           entropy of the queries, averaged over a cell; linear, of entropy_max
-    uint16           received of the keys, averaged over a cell, of received_max; then the most of a cell, of peak_max
+    uint16           entropy of the queries without key 0, likewise; a query that has nothing left counts 0
+    uint16           received of the keys, averaged over a cell; of received_max, on the scale of 16-bit weights
+    uint16           the most received of a cell; of peak_max, likewise
     uint16           every window, rows x cols
     uint8 or 16      R x C: the mean map, summed over the keys of a cell and averaged over its queries
     uint8            the max map: the largest weight of a cell
@@ -44,7 +50,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEMA = "regard.look/2"
+SCHEMA = "regard.look/3"
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class HeadData:
     highest: float
     windows: tuple[dict[str, str | int], ...]
     data: str
+    without_first: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

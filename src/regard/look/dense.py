@@ -137,6 +137,10 @@ class DenseWeights:
         """The weight of each row on some keys, (..., H, L)."""
         return self.tensor[..., keys].sum(-1) if isinstance(keys, slice) else self.tensor[..., keys]
 
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """``A @ x``: x (S,) gives (..., H, L)."""
+        return self.tensor @ x.to(self.dtype)
+
     def __getitem__(self, index: Any) -> Tensor:
         return self.tensor[index]
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from regard.look.maps import one_sequence
+from regard.look.without_first import weights_of
 
 if TYPE_CHECKING:
     from regard import AttentionWeights
+    from regard.look.margins import Margins
 
 #: How many keys of an exact query are kept, and how many most read keys a head names.
 TOP_KEYS = 8
@@ -28,6 +30,9 @@ WINDOW = 64
 
 #: How many of the latest queries are always kept: they are where a text is continued.
 LATEST = 8
+
+# A rest of less than this, a difference of float32 sums, is summed itself.
+UNSURE = 2e-3
 
 # How many weights are computed at once where single ones are looked at.
 BLOCK_ENTRIES = 1 << 24
@@ -98,35 +103,68 @@ def chosen_queries(query_len: int, asked: Sequence[int], count: int) -> Tensor:
     return torch.tensor(sorted({*asked, *latest, *spread}), dtype=torch.long)
 
 
-def top_keys(
-    weights: AttentionWeights, queries: Tensor, count: int, *, batch: int, swept: Any = None
-) -> tuple[Tensor, Tensor]:
-    """The keys that some queries give most to, and their weights, (H, N, K) each; key -1 where fewer are read.
+class Strongest(NamedTuple):
+    """What is kept of some queries: the keys that they give most to, and their weights, (H, N, K) each; and the rest.
+
+    The rest (H, N) is the weight on all other keys without key 0, which the margins hold.
+    """
+
+    keys: Tensor
+    weights: Tensor
+    rest: Tensor
+
+
+def strongest(
+    weights: AttentionWeights, queries: Tensor, count: int, *, margins: Margins, batch: int, swept: Any = None
+) -> Strongest:
+    """The keys that some queries give most to, key -1 where fewer are read, and what they give to all others.
 
     Args:
         weights: (..., H, L, S).
         queries: (N,), sorted.
         count: K.
+        margins: of the layer.
         batch: which sequence.
         swept: what ``weights.ask(("topk", count))`` answered, where it was asked.
 
     Returns:
-        int64 and float32, on the CPU; the most first, and of equals the first key first.
+        int64, float32 and float64, on the CPU; the most first, and of equals the first key first.
     """
     if swept is not None:
         found = one_sequence(swept.indices, 2, batch).cpu()[:, queries]
         most = by_weight(one_sequence(swept.values, 2, batch).float().cpu()[:, queries], found)
-        return most.indices, most.values
+        return Strongest(most.indices, most.values, _rest_of(weights, queries, most, margins, batch))
     num_heads, key_len = block_of(weights, batch, slice(0, 1), slice(0, 1)).shape[0], weights.shape[-1]
     step = max(1, BLOCK_ENTRIES // (num_heads * key_len))
     keys: list[Tensor] = []
     values: list[Tensor] = []
+    rest: list[Tensor] = []
     for some in queries.split(step):
-        most = by_weight(*block_of(weights, batch, some, slice(0, key_len)).topk(count, dim=-1))  # (H, n, K)
+        block = block_of(weights, batch, some, slice(0, key_len))  # (H, n, S), a copy: queries are indices
+        most = by_weight(*block.topk(count, dim=-1))  # (H, n, K)
         # A weight of exactly 0 says nothing, whether it was forbidden or too small to tell.
         keys.append(torch.where(most.values > 0, most.indices, -1).cpu())
         values.append(most.values.float().cpu())
-    return torch.cat(keys, 1), torch.cat(values, 1)
+        block.scatter_(-1, most.indices, 0)[..., 0] = 0
+        rest.append(block.sum(-1, dtype=torch.promote_types(block.dtype, torch.float32)).double().cpu())
+    return Strongest(torch.cat(keys, 1), torch.cat(values, 1), torch.cat(rest, 1))
+
+
+def _rest_of(weights: AttentionWeights, queries: Tensor, most: TopK, margins: Margins, batch: int) -> Tensor:
+    """What the queries (N,) give to the keys that are not among their K strongest, without key 0, (H, N)."""
+    listed = most.values.double().masked_fill(most.indices <= 0, 0).sum(-1)  # (H, N) of keys other than key 0
+    rest = (margins.others[:, queries].double() - listed).clamp_min_(0)
+    more = (most.indices >= 0).all(-1) & (
+        most.indices.shape[-1] < weights.shape[-1]
+    )  # else all that it reads is listed
+    rest[~more] = 0
+    unsure = more & (rest < UNSURE)
+    for head in unsure.any(-1).nonzero()[:, 0].tolist():
+        places = unsure[head].nonzero()[:, 0]
+        for some in places.split(max(1, BLOCK_ENTRIES // weights.shape[-1])):
+            rows = weights_of(weights, batch, head, queries[some])  # (n, S)
+            rest[head, some] = rows.scatter_(-1, most.indices[head, some], 0)[:, 1:].sum(-1)
+    return rest
 
 
 def by_weight(values: Tensor, indices: Tensor) -> TopK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,8 @@ from regard.look.canvas import (
 )
 from regard.look.colours import FORBIDDEN_FILL
 from regard.look.dense import layered
-from regard.look.figures_source import most_cells, sequence
+from regard.look.figures_heads import WITHOUT_FIRST
+from regard.look.figures_source import most_cells, one_head, sequence
 from regard.look.heads import SCORES, HeadTable, head_table
 from regard.look.maps import Maps, pooled
 
@@ -67,6 +69,7 @@ def overview(
     size: int = 32,
     ax: Axes | None = None,
     title: str | None = None,
+    hide_first: bool = False,
     mask: Mask | Tensor | None = None,
     width: float = 7.0,
 ) -> Figure:
@@ -94,6 +97,8 @@ def overview(
         size: cells along a side of a small map.
         ax: draw here instead of on a new figure.
         title: a line above.
+        hide_first: leave key 0 out and renormalise each query: w / (1 - w_0), in maps, scores and order, as the colour
+            bar says. A query that has nothing left is in no score; concentration is of what the other keys receive.
         mask: of dense weights, what to hatch: a mask, or booleans that broadcast to them; True = may attend.
         width: inches of a new figure.
 
@@ -109,9 +114,9 @@ def overview(
             raise ValueError(f"{name} is {score!r}; expected one of {', '.join(map(repr, SCORES))}")
     table = None
     if by is not None or sort is not None:
-        table = head_table(layers, tokens=tokens, token_ids=token_ids, batch=batch)
+        table = head_table(layers, tokens=tokens, token_ids=token_ids, batch=batch, hide_first=hide_first)
         for name, score in (("by", by), ("sort", sort)):
-            _check_score(table, name, score)
+            _check_score(table, name, score, hide_first=hide_first)
     places, order = _arrange(layers, table, sort)
     rows, cols = (max(place[axis] for place in places) + 1 for axis in (0, 1))
     labels = [f"{layer}.{head}" if sort else "" for layer, head in order]
@@ -119,11 +124,15 @@ def overview(
     tall = rows / cols * (1 - _GAP) / (1 - _GAP - caption)  # so that the tiles under their captions are squares
     figure, ax = own_or_given(ax, width, 0.75, slope=0.8 * tall)
     if by is None:
-        _thumbnails(figure, ax, layers, places, order, labels, batch=batch, scale=scale, size=size)
+        maps = [_maps(layer, size, batch, hide_first=hide_first) for layer in layers]
+        said = [WITHOUT_FIRST] if hide_first else []
+        _thumbnails(figure, ax, maps, places, order, labels, scale=scale, said=said)
     else:
         assert table is not None
         found = {(scores.layer, scores.head): float(getattr(scores, by)) for scores in table.heads}
-        _heat(figure, ax, [found[each] for each in order], places, labels, by)
+        told = "of all other keys" if by == "concentration" else WITHOUT_FIRST
+        lines = [_NAMES[by], *([told] if hide_first else [])]
+        _heat(figure, ax, [found[each] for each in order], places, labels, lines)
     ax.set_box_aspect(tall)
     if sort:
         first = "lowest" if sort == "entropy" else "highest"
@@ -138,8 +147,10 @@ def overview(
     return figure
 
 
-def _check_score(table: HeadTable, name: str, score: str | None) -> None:
+def _check_score(table: HeadTable, name: str, score: str | None, *, hide_first: bool) -> None:
     if score is not None and all(math.isnan(getattr(scores, score)) for scores in table.heads):
+        if hide_first and score == "first_token":
+            raise ValueError(f"{name} is 'first_token', which hide_first=True leaves out; pick another score")
         fix = "; give tokens= or token_ids=, and square weights" if score.startswith("induction") else ""
         raise ValueError(f"{name} is {score!r}, which no head has here{fix}")
 
@@ -155,20 +166,28 @@ def _arrange(layers: Sequence[Any], table: HeadTable | None, sort: str | None) -
     return [divmod(place, cols) for place in range(len(order))], order
 
 
+def _maps(layer: Any, size: int, batch: int, *, hide_first: bool) -> Maps:
+    """The small maps of a layer."""
+    if not hide_first:
+        return pooled(layer, size, batch=batch)
+    heads = range(int(layer.shape[-3]) if layer.ndim > 2 else 1)
+    found = [one_head(layer, head, batch).map(size, hide_first=True) for head in heads]
+    values, allowed = (torch.cat([getattr(each, name) for each in found]) for name in ("values", "allowed"))
+    return replace(found[0], values=values, allowed=allowed)
+
+
 def _thumbnails(
     figure: Figure,
     ax: Axes,
-    layers: Sequence[Any],
+    found: Sequence[Maps],
     places: Sequence[Place],
     order: Sequence[Place],
     labels: Sequence[str],
     *,
-    batch: int,
     scale: Scale,
-    size: int,
+    said: Sequence[str],
 ) -> None:
     """Small maps on one grid of axes, a unit each."""
-    found: list[Maps] = [pooled(layer, size, batch=batch) for layer in layers]
     highest = max(float(maps.values.nan_to_num(0.0).max()) for maps in found)
     scaling, forbidden = norm(scale, highest), False
     outlines: list[list[tuple[float, float]]] = []
@@ -195,8 +214,8 @@ def _thumbnails(
             ax.text(left, top - 0.02, label, fontsize=_fitting(ax, places, 4), va="bottom")
     hatch_outlines(ax, outlines)
     _ticks(ax, places, sorted_=any(labels))
-    lines = {tuple(described(maps, scale)) for maps in found}
-    mixed = [f"attention weight, {scale} scale", "(cells of several sizes, summed over their keys)"]
+    lines = {tuple(described(maps, scale, *said)) for maps in found}
+    mixed = [f"attention weight, {scale} scale", "(cells of several sizes, summed over their keys)", *said]
     colour_bar(figure, image, ax, scale, lines.pop() if len(lines) == 1 else mixed)
     if forbidden:
         legend_above(ax, [forbidden_patch()])
@@ -218,7 +237,12 @@ def _frame(left: float, top: float, right: float, bottom: float) -> Any:
 
 
 def _heat(
-    figure: Figure, ax: Axes, values: Sequence[float], places: Sequence[Place], labels: Sequence[str], by: str
+    figure: Figure,
+    ax: Axes,
+    values: Sequence[float],
+    places: Sequence[Place],
+    labels: Sequence[str],
+    lines: Sequence[str],
 ) -> None:
     """One image of a score, the numbers in its cells."""
     rows, cols = (max(place[axis] for place in places) + 1 for axis in (0, 1))
@@ -239,7 +263,7 @@ def _heat(
         ink = "white" if float(scaling(value)) > 0.47 else "#15171c"
         ax.text(col, row, f"{label}\n{number}" if label else number, ha="center", va="center", fontsize=font, color=ink)
     _ticks(ax, places, sorted_=any(labels))
-    colour_bar(figure, image, ax, "linear", [_NAMES[by]])
+    colour_bar(figure, image, ax, "linear", lines)
 
 
 def _ticks(ax: Axes, places: Sequence[Place], *, sorted_: bool) -> None:

@@ -17,18 +17,13 @@ from torch import Tensor
 from regard.look.checks import whole
 from regard.look.dense import wrapped
 from regard.look.maps import Maps
+from regard.look.without_first import NOTHING, STORED_ROUNDING, share_left
 from regard.masks import Mask, Sizes
 
 Reduce = Literal["mean", "max"]
 
 #: How many weights are computed at once.
 BLOCK_ENTRIES = 1 << 22
-
-# What the weights of a row may miss of 1 by rounding alone.
-_ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-
-# Where less than this is left without key 0, nothing is left.
-_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -159,9 +154,8 @@ class OneHead:
         first, others = values[:, :1], values.clone()
         others[:, 0] = 0
         rest = others.sum(-1, keepdim=True)  # (r, 1)
-        # Without a sink 1 - w_0 is what the others hold, which their sum gives with more digits.
-        left = torch.where((first + rest - 1).abs() <= self.rounding, rest, 1 - first)
-        return torch.where(left > _NOTHING, others / left, 0.0)
+        left = share_left(first, rest, self.rounding)
+        return torch.where(left >= NOTHING, others / left, 0.0)
 
     def _bound(self, mask: Mask) -> tuple[Mask, Sizes]:
         """The mask for the sizes of the weights."""
@@ -219,7 +213,7 @@ def one_head(
     number = 0 if number is None and num_heads == 1 else number
     if number is None or not 0 <= number < num_heads:
         raise ValueError(f"which is {which}, but {name} holds {num_heads} head(s); expected 0 to {num_heads - 1}")
-    rounding = _ROUNDING.get(getattr(asked, "stored", asked.dtype), 1e-5)
+    rounding = STORED_ROUNDING.get(getattr(asked, "stored", asked.dtype), 1e-5)
     return OneHead(asked, (batch % sequences, number)[4 - len(shape) :], rounding)
 
 

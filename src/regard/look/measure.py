@@ -22,12 +22,13 @@ from regard.look.exact import (
     allowed_block,
     around,
     chosen_queries,
-    top_keys,
+    strongest,
     windows_of,
 )
 from regard.look.groups import Shown, grouped
-from regard.look.heads import HeadTable, Margins, layer_margins
+from regard.look.heads import HeadTable
 from regard.look.maps import allowed_cells, one_sequence
+from regard.look.margins import Margins, layer_margins
 from regard.look.spoilt import check_some_left, repaired, spoilt_rows
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class LayerMeasure:
         highest: (H,), the largest weight.
         top_keys: (H, N, K), the keys that the exact queries give most to; -1 where fewer are read.
         top_weights: (H, N, K), their weights.
+        rest: (H, N), what the exact queries give to all other keys, without key 0.
         most_read: (H, P), the keys that receive most.
         windows: the windows of each head.
         spoilt: (H, L), the queries whose weights are NaN: what is kept of them is as if they might read nothing.
@@ -66,6 +68,7 @@ class LayerMeasure:
     highest: Tensor
     top_keys: Tensor
     top_weights: Tensor
+    rest: Tensor
     most_read: Tensor
     windows: tuple[tuple[Window, ...], ...]
     spoilt: Tensor
@@ -257,7 +260,8 @@ def _layer(
     most = one_sequence(answers[1], 2, batch).float().cpu() if pooled else mean  # (H, R, C)
     allowed = allowed_cells(weights, rows, cols, batch=batch, known=masks)  # (H or 1, R, C)
     first_allowed = allowed_block(weights, batch, slice(0, query_len), slice(0, 1))[..., 0]  # (H or 1, L)
-    keys, values = top_keys(weights, queries, top, batch=batch, swept=answers[-1] if sweeps_top else None)
+    swept = answers[-1] if sweeps_top else None
+    keys, values, rest = strongest(weights, queries, top, margins=margins, batch=batch, swept=swept)
     most_read = margins.received.topk(top, dim=-1).indices  # (H, P)
     diagonal = next((each for each in rectangles if each.name == "diagonal"), None)
     windows = windows_of(weights, rectangles, most_read[:, 0], batch=batch, diagonal=diagonal)
@@ -275,6 +279,7 @@ def _layer(
         highest=most.amax((-1, -2)),
         top_keys=keys,
         top_weights=values,
+        rest=rest,
         most_read=most_read,
         windows=tuple(windows),
         spoilt=spoilt,

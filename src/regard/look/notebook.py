@@ -47,11 +47,12 @@ def iframe(document: str, title: str) -> str:
     )
 
 
-def weights_html(weights: AttentionWeights) -> str:
+def weights_html(weights: AttentionWeights, *, batch: int = 0) -> str:
     """What a notebook shows of weights: their page, or in words why it does not, and what would.
 
     Args:
-        weights: of any size; of a batch, sequence 0 is shown.
+        weights: of any size.
+        batch: which sequence of a batch.
 
     Returns:
         HTML.
@@ -64,18 +65,19 @@ def weights_html(weights: AttentionWeights) -> str:
     from regard.look.api import look
 
     try:
-        return look(weights)._repr_html_()
+        return look(weights, batch=batch)._repr_html_()
     # To display is not to ask: what stands in the way is said, and the cell goes on.
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         return _words(weights, f"no page: {error}")
 
 
-def with_page(figure: Figure, weights: AttentionWeights) -> Figure:
+def with_page(figure: Figure, weights: AttentionWeights, *, batch: int = 0) -> Figure:
     """The figure, which a notebook shows as the page of these weights; one on somebody's own axes stays what it is.
 
     Args:
         figure: a figure of the weights.
         weights: what it shows.
+        batch: which sequence of a batch it shows.
 
     Returns:
         The same figure.
@@ -83,7 +85,8 @@ def with_page(figure: Figure, weights: AttentionWeights) -> Figure:
     from regard.look.canvas import Picture
 
     if isinstance(figure, Picture):
-        figure.page = partial(weights_html, weights)
+        sequences = weights.shape[0] if len(weights.shape) > 3 else 1
+        figure.page = partial(weights_html, weights, batch=batch % sequences)  # figures count from the end, too
     return figure
 
 

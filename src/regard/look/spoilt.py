@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from regard.look.exact import block_of
+from regard.look.margins import most_read
 
 if TYPE_CHECKING:
     from regard import AttentionWeights
-    from regard.look.heads import Margins
+    from regard.look.margins import HeadScores, Margins
     from regard.look.measure import LayerMeasure, Measured
 
 __all__ = ["check_some_left", "not_numbers", "repaired", "spoilt_rows"]
@@ -47,13 +48,28 @@ def repaired(margins: Margins, spoilt: Tensor, weights: AttentionWeights, batch:
     received = margins.received.clone()  # (H, S)
     some = spoilt.any(-1)  # (H,)
     received[some] = _received(weights, spoilt, batch)[some]
-    share, top = (received / received.sum(-1, keepdim=True)).max(-1)  # (H,)
-    scores = tuple(
-        replace(each, concentration=float(share[head]), top_key=int(top[head])) if bool(some[head]) else each
-        for head, each in enumerate(margins.scores)
+    first, others = (each.masked_fill(spoilt, 0) for each in (margins.first, margins.others))
+    return replace(
+        margins,
+        scores=_read_again(margins.scores, received, some),
+        scores_left=_read_again(margins.scores_left, received[:, 1:], some, hidden=1),
+        received=received,
+        first=first,
+        others=others,
     )
-    first, total = (each.masked_fill(spoilt, 0) for each in (margins.first, margins.total))
-    return replace(margins, scores=scores, received=received, first=first, total=total)
+
+
+def _read_again(
+    scores: tuple[HeadScores, ...], received: Tensor, some: Tensor, *, hidden: int = 0
+) -> tuple[HeadScores, ...]:
+    """The scores of the heads (H,) that need it with the most read key anew; received is without the hidden keys."""
+    if not received.shape[-1]:
+        return scores
+    share, top = most_read(received)
+    return tuple(
+        replace(each, concentration=share[head], top_key=top[head] + hidden) if bool(some[head]) else each
+        for head, each in enumerate(scores)
+    )
 
 
 def _received(weights: AttentionWeights, spoilt: Tensor, batch: int) -> Tensor:

@@ -10,6 +10,7 @@ import * as esbuild from "esbuild";
 
 const folder = dirname(fileURLToPath(import.meta.url));
 const read = (name) => readFileSync(join(folder, name), "utf8");
+const wordsOf = (text) => text.trim().split(/\s+/);
 const named = (...kinds) =>
   readdirSync(folder)
     .filter((name) => kinds.some((kind) => name.endsWith(kind)))
@@ -30,16 +31,26 @@ const entries = [
   ["plain", "plain-main.js", [...PLAIN_ONLY, "tables.css"]],
 ];
 
-// Long names of properties that are the page's own, which the built page spells short: none of the document's data, of the
-// browser's or of a string (checked below), or half of what means one thing would keep its name.
-const OWN = `arrange colName colour colourOf colours entropyAt firstAt goToPart gutter isMax isNamed keyTokens
-  listStatistics logFloor meta mostRead moved narrow onArrow peak perKey perQuery queryTokens redraw restExact room
-  rowName side slotOf topKeys topWeights totalAt unpacked weights widest`.split(/\s+/);
+// Names of properties that the page of attention spells short: its own, none of the browser's. Those of the document's data
+// that are among them are read by decode.js alone, in quotes. No other string may be such a name, but for the ids and words
+// of WORDS, or half of what means one thing would keep its name.
+const OWN = wordsOf(`
+  align arrange base below codes colName colour colourOf colours cols data depth down draw entropy entropyAt
+  entropyLeft entropyLeftAt exact first firstAt forbidden found goToPart group gutter hideFirst highest how isMax
+  isNamed k0 k1 keyTokens key_len keys lines listStatistics logFloor loose meta mostRead moved narrow onArrow other
+  peak perKey perQuery pitch place pointed pooling q0 q1 queries query queryTokens query_len range received redraw
+  rest restAt rival room rowName rows scaling select side slotOf span tick ticks tiles told topKeys topWeights total
+  totalAt turn unpacked view weight weights widest windows
+`);
+const WORDS = wordsOf(`
+  base data down entropy exact first forbidden found highest keys place queries query received rest rows select span
+  tick tiles turn windows
+`);
 
 function checkOwnNames() {
-  const quoted = new RegExp(`(["'\`])(${OWN.join("|")})\\1`);
+  const quoted = new RegExp(`(?<!\\*/ )(["'\`])(${OWN.filter((name) => !WORDS.includes(name)).join("|")})\\1`);
   for (const name of named(".js")) {
-    const found = quoted.exec(read(name));
+    const found = name !== "decode.js" && quoted.exec(read(name));
     if (found) throw new Error(`${name} names ${found[2]} in a string: take it out of OWN in build.mjs`);
   }
 }
@@ -52,7 +63,8 @@ function sourceHash() {
 
 async function script(entry) {
   const options = { ...shared, entryPoints: [join(folder, entry)], format: "iife", drop: ["console", "debugger"] };
-  options.mangleProps = new RegExp(`^(${OWN.join("|")})$`);
+  // The other pages are small, and read other data.
+  if (entry !== "plain-main.js") options.mangleProps = new RegExp(`^(${OWN.join("|")})$`);
   return (await esbuild.build(options)).outputFiles[0].text;
 }
 
@@ -63,16 +75,20 @@ async function style(names) {
   return ascii((await esbuild.build(options)).outputFiles[0].text);
 }
 
-// esbuild writes the characters of `content: "\2026"` as they are.
+// esbuild writes the characters of `content: "\2026"` as they are, and keeps the blank before the value of a `--name`.
 function ascii(css) {
-  return css.replace(/[^\0-\x7f]/gu, (character) => `\\${character.codePointAt(0).toString(16)} `);
+  return css
+    .replace(/[^\0-\x7f]/gu, (character) => `\\${character.codePointAt(0).toString(16)} `)
+    .replace(/(--[\w-]+:) /g, "$1");
 }
 
-// White space between elements keeps words apart, however long it is.
+// White space between elements keeps words apart, however long it is; a value of letters alone needs no quotes.
 function html() {
   return read("page.html")
     .replace(/<!--.*?-->/gs, "")
     .replace(/\s+/g, " ")
+    .replace(/="([\w-]+)"/g, "=$1")
+    .replace(/ ?\/?>/g, ">")
     .replace(/ (?=<(?:\/?(?:html|head|body|main|section|header|footer|div|p|ul|ol|dl|table|h[1-6]|meta|title)\b))/g, "")
     .trim();
 }

@@ -42,7 +42,18 @@ export function barOf(colourOf) {
   return bar;
 }
 
-// One line of text at a place; turn: in right angles.
+// A text that is too long for so many pixels, cut so that it is squeezed a little at most.
+function fitted(pen, text, room) {
+  const letters = Array.from(text);
+  let shown = text;
+  while (letters.length && pen.measureText(shown).width > 1.2 * room) {
+    letters.pop();
+    shown = letters.join("") + "\u2026";
+  }
+  return shown;
+}
+
+// One line of text at a place; turn: in right angles; room: the pixels that it may take.
 export function write(
   pen,
   text,
@@ -57,7 +68,7 @@ export function write(
   pen.fillStyle = cssColour(colour);
   pen.textAlign = align;
   pen.textBaseline = base;
-  pen.fillText(text, 0, 0, room);
+  pen.fillText(room ? fitted(pen, text, room) : text, 0, 0, room);
   pen.restore();
 }
 

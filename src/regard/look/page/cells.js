@@ -46,9 +46,9 @@ function valuesOf(data, part) {
 // The scale: where it starts when logarithmic, where it ends when linear.
 function rangeOf(data) {
   const range = { logFloor: page.log_floor, highest: 1 };
-  if (state.scale === "log") return range;
+  if (state.scaling === "log") return range;
   const single = reduceOf(data) === "max" || !isPooled(data.group);
-  if (!state.rival && !state.hideFirst && single) range.highest = data.meta.highest;
+  if (!state.rival && !state.hideFirst && single) range.highest = data.highest;
   else {
     range.highest = valuesOf(data).reduce((most, value) => (value < LEFT ? max(most, abs(value)) : most), 0);
   }
@@ -57,11 +57,11 @@ function rangeOf(data) {
 
 // Colours of values: 0 (transparent) for forbidden ones, so that the hatching below shows.
 function colouring(range, dark) {
-  const { rival, scale } = state;
+  const { rival, scaling } = state;
   const colours = pixelsOfScale(scaleColour(rival), dark);
   const left = packedColour(leftColour(dark));
   const placeOf = (value) => {
-    const share = shareOf(abs(value), scale, range);
+    const share = shareOf(abs(value), scaling, range);
     return round(rival ? 127.5 + 127.5 * Math.sign(value) * share : 255 * share);
   };
   return (value) => (value === LEFT ? left : isNaN(value) ? 0 : colours[placeOf(value)]);
@@ -87,7 +87,7 @@ let kept = null;
 
 // What is drawn but for the view: {range, colourOf, layers}. It is kept while only the view moves.
 function drawingOf(data, dark) {
-  const name = [data, state.rival, state.scale, state.reduce, state.hideFirst, state.tick, dark];
+  const name = [data, state.rival, state.scaling, state.pooling, state.hideFirst, state.tick, dark];
   if (!kept || name.some((it, at) => it !== kept.name[at])) {
     const range = rangeOf(data);
     kept = { name, range, colourOf: colouring(range, dark), layers: new Map() };

@@ -31,7 +31,7 @@ export function makeCompare() {
     const [group, head] = select.value.split(".").map(Number);
     set({ other: select.value ? { group, head } : null });
   });
-  when("group", list);
-  when("other", show);
+  when((now) => [now.group], list);
+  when((now) => [now.other], show);
   list();
 }

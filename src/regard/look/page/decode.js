@@ -5,6 +5,12 @@ import { state } from "./store.js";
 
 export const page = JSON.parse(byId("data").textContent);
 
+// The document's names stand in quotes where the page has a name of its own for the same thing: build.mjs spells that short.
+for (const group of page.groups || []) {
+  const [rows, cols, depth] = [group["rows"], group["cols"], group["depth"]];
+  Object.assign(group, { query_len: group["query_len"], key_len: group["key_len"], rows, cols, depth });
+}
+
 const KEPT = 48; // heads kept unpacked: some 0.8 MB each at most
 const heads = new Map();
 const texts = [];
@@ -40,14 +46,15 @@ export function loadHead(group, head) {
   const loading = heads.get(name) || unpackHead(page.groups[group], head);
   heads.delete(name); // it goes to the end of those kept
   heads.set(name, loading);
-  if (heads.size > KEPT) heads.delete(heads.keys().next().value);
+  const [[oldest]] = heads;
+  if (heads.size > KEPT) heads.delete(oldest);
   return loading;
 }
 
 async function unpackHead(group, head) {
   const meta = group.heads[head];
-  group.unpacked ||= inflate(group.queries).then((buffer) => new Uint32Array(buffer));
-  const [buffer, queries] = await Promise.all([inflate(meta.data), group.unpacked]);
+  group.unpacked ||= inflate(group["queries"]).then((buffer) => new Uint32Array(buffer));
+  const [buffer, queries] = await Promise.all([inflate(meta["data"]), group.unpacked]);
   const { query_len, key_len, rows, cols, top, depth } = group;
   const count = queries.length;
   let at = 0;
@@ -64,13 +71,19 @@ async function unpackHead(group, head) {
   const mostRead = { keys: take(Uint32Array, group.most_read), weights: take(Float32Array, group.most_read) };
   const [entropyAt, totalAt, firstAt] = [0, 1, 2].map(() => take(Float32Array, count));
   const topWeights = weights(count * top);
+  const restAt = weights(count);
+  const most = meta.without_first ? meta.without_first.entropy_max : 0;
+  const entropyLeftAt = linear(count, most);
   const first = weights(rows);
   const entropy = linear(group.margins[0], meta.entropy_max);
-  const received = linear(group.margins[1], meta.received_max);
-  const peak = linear(group.margins[1], meta.peak_max);
-  const windows = meta.windows.map((box) =>
-    patch(box.query, box.key, box.rows, box.cols, { name: box.name, codes: words(box.rows * box.cols) }),
+  const entropyLeft = linear(group.margins[0], most);
+  const [received, peak] = [meta.received_max, meta.peak_max].map((highest) =>
+    weights(group.margins[1]).map((share) => share * highest),
   );
+  const windows = meta["windows"].map((box) => {
+    const [rows, cols] = [box["rows"], box["cols"]];
+    return patch(box["query"], box.key, rows, cols, { name: box.name, codes: words(rows * cols) });
+  });
   const codes = take(depth === 16 ? Uint16Array : Uint8Array, rows * cols);
   const mean = patch(0, 0, query_len, key_len, { rows, cols, depth, codes, first });
   const [maxRows, maxCols] = group.max;
@@ -85,9 +98,26 @@ async function unpackHead(group, head) {
       : null;
   if (at !== buffer.byteLength) throw new Error("a head holds " + buffer.byteLength + " bytes; expected " + at);
   return {
-    ...{ meta, group, mean, max, windows, queries, topKeys, topWeights, entropyAt, totalAt, firstAt, mostRead },
+    ...{
+      meta,
+      group,
+      highest: meta["highest"],
+      mean,
+      max,
+      windows,
+      queries,
+      topKeys,
+      topWeights,
+      entropyAt,
+      totalAt,
+      firstAt,
+      mostRead,
+    },
     ...{
       entropy,
+      entropyLeft,
+      restAt,
+      entropyLeftAt,
       received,
       peak,
       // The place of a query among those kept exactly, or -1.
@@ -100,8 +130,9 @@ async function unpackHead(group, head) {
 
 // A grid of cells over a rectangle of pairs. One cell is one pair where rows === queries and cols === keys.
 // codes of the mean map, max: those of the max map or null, first: weight on key 0, a row each, or null.
-export function patch(query, key, queries, keys, more) {
-  return { name: "", query, key, queries, keys, rows: queries, cols: keys, depth: 16, max: null, first: null, ...more };
+export function patch(query, key, queries, keys, { rows = queries, cols = keys, ...more }) {
+  const place = [query, key, queries, keys, rows, cols].join();
+  return { name: "", place, query, key, queries, keys, rows, cols, depth: 16, max: null, first: null, ...more };
 }
 
 // Codes to weights: 0 is forbidden and reads NaN, 1 is the floor or less and reads 0.

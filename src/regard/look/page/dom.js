@@ -18,9 +18,14 @@ export function onKeys(target, act) {
   });
 }
 
-// [down, across] of an arrow key, or undefined.
-export const arrowOf = ({ key }) =>
-  ({ ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] })[key];
+const [PAGE, ALL] = [10, 1e9];
+const STEPS = {
+  ...{ ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] },
+  ...{ PageUp: [-PAGE, 0], PageDown: [PAGE, 0], Home: [0, -ALL], End: [0, ALL] },
+};
+
+// [down, across] of an arrow key, of PageUp and PageDown, and of Home and End: to the ends of a row; else undefined.
+export const arrowOf = ({ key }) => STEPS[key];
 
 export function attributes(target, values) {
   for (const name in values) target.setAttribute(name, values[name]);

@@ -6,7 +6,7 @@ import { signedColour } from "./colours.js";
 import { inflate, page } from "./decode.js";
 import { abs, floor, round } from "./numbers.js";
 import { imageOfCodes, makePlain } from "./plain.js";
-import { grouped } from "./values.js";
+import { counted, grouped } from "./values.js";
 import { niceSteps } from "./viewport.js";
 
 // Round numbers among kept indices, each where the first kept one from it on stands: [pixel, label].
@@ -33,7 +33,7 @@ export async function startEncoding(root) {
       .replace(/^-(0\.?0*)$/, "$1");
   // 0 .. 254 around 127, which is none
   const signs = Uint8Array.from(codes, (code) => round(127 * (1 + (lowest + code * step) / limit)));
-  const sampled = cols < dims ? ", over the " + grouped(cols) + " kept dimensions" : "";
+  const sampled = cols < dims ? ", over " + counted(cols, "kept dimension") : "";
   let pinned = 0;
   let alike = null;
 
@@ -72,7 +72,7 @@ export async function startEncoding(root) {
         rows < length || cols < dims
           ? "; " + grouped(rows) + " \u00d7 " + grouped(cols) + " of them are kept, none averaged"
           : "";
-      const size = grouped(length) + " positions, " + grouped(dims) + " dimensions" + kept;
+      const size = counted(length, "position") + ", " + counted(dims, "dimension") + kept;
       return [size, "at the right: dot product with position " + grouped(positions[pinned]) + " / d" + sampled];
     },
     right() {

@@ -6,13 +6,13 @@ import { scaleColour } from "./colours.js";
 import { groupNow, page } from "./decode.js";
 import { byId, fill, on } from "./dom.js";
 import { saveFigure } from "./figure.js";
-import { scaleTitle, ticksNow } from "./legend.js";
+import { cellsInView, headsNow, scaleTitle, ticksNow } from "./legend.js";
 import { drawMap } from "./map.js";
 import { min, round } from "./numbers.js";
 import { saveCsv } from "./saving.js";
 import { state } from "./store.js";
 import { visible } from "./tokens.js";
-import { cellName, drawn, formatWeight, gridOf, grouped, headName, LEAST, partsInView, spanText } from "./values.js";
+import { drawn, formatWeight, gridOf, grouped, headName, LEAST, partsInView, spanText } from "./values.js";
 import { cellOf, clamp } from "./viewport.js";
 
 const PIXELS = 1040; // of a side; cells are whole pixels
@@ -36,7 +36,6 @@ function figureNow() {
   const [width, height] = [across / 2, down / 2];
   const left = hasRoom(q0, q1, height, queryTokens) ? 104 : 70;
   const bottom = hasRoom(k0, k1, width, keyTokens) ? 84 : 42;
-  const finer = partsInView(data).length > 0 ? "; exact parts are drawn over it" : "";
   const place = "queries " + spanText(q0, q1) + ", keys " + spanText(k0, k1) + "; ";
 
   function draw(pen, x, y) {
@@ -50,7 +49,7 @@ function figureNow() {
 
   return {
     ...{ width: left + width + RIGHT, height: TOP + height + bottom, draw },
-    lines: [namesNow().slice(1).join(" "), place + cellName(grid, query_len, key_len) + finer],
+    lines: [...headsNow(), place + cellsInView("; exact parts are drawn over it")],
   };
 }
 
@@ -79,8 +78,8 @@ function* linesOf(told) {
   const weightOf = ({ forbidden, left, weight, exact }) =>
     forbidden || left ? NaN : Number(weight.toPrecision(exact ? 6 : 4));
   const howOf = (found) => (found.forbidden || found.left ? formatWeight(found) : found.weight > 0 ? found.how : LEAST);
-  const heads = state.rival ? ["weight A", "weight B", "difference", "how A", "how B"] : ["weight", "how"];
-  yield ["first query", "last query", "query token", "first key", "last key", "key token", ...heads];
+  const heads = state.rival ? "weight A,weight B,difference,how A,how B" : "weight,how";
+  yield ("first query,last query,query token,first key,last key,key token," + heads).split(",");
   for (const pair of cells()) {
     told.cut = told.lines === LINES;
     if (told.cut) return;

@@ -3,9 +3,9 @@
 import { canvasOf, fillBox, hatchBox, write } from "./canvas.js";
 import { bytesOf, page } from "./decode.js";
 import { root } from "./dom.js";
-import { floor } from "./numbers.js";
 import { fileName, save } from "./saving.js";
 import { svgPen } from "./svg.js";
+import { visible } from "./tokens.js";
 
 const SCALE = 2;
 const SIDE = 16;
@@ -23,15 +23,12 @@ export function drawScale(pen, x, y, width, { title, bar, ticks, hatched }) {
 // figure: {lines, width, height, draw(pen, x, y) -> its scale}
 function drawSheet(pen, { lines, width, draw, height }, top, fullWidth, fullHeight) {
   // A line that would leave the sheet is cut, since a figure cannot scroll.
-  const line = (text, y, look = {}) => {
-    const most = floor(width / (look.size || 11) / 0.55);
-    write(pen, text.length > most ? text.slice(0, most) + "\u2026" : text, SIDE, y, look);
-  };
+  const line = (text, y, look) => write(pen, visible(text, 400), SIDE, y, { room: width, ...look });
   fillBox(pen, "#fff", 0, 0, fullWidth, fullHeight);
   line(page.title, 27, { size: 15, colour: "--ink" });
   lines.forEach((text, at) => line(text, 46 + 17 * at));
   drawScale(pen, SIDE + 24, top + height + 28, 240, draw(pen, SIDE, top));
-  line(page.source, fullHeight - 10, { size: 10 });
+  line(page.source, fullHeight - 10, { size: 10, room: width - 90 });
   write(pen, "drawn by regard", fullWidth - SIDE, fullHeight - 10, { size: 10, align: "right" });
 }
 

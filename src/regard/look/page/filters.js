@@ -15,12 +15,12 @@ function whyNoMax({ data, hideFirst }) {
 
 export function makeFilters() {
   const hideFirst = byId("hide-first");
-  for (const scale of ["log", "linear"]) on(byId(scale), "click", () => set({ scale }));
-  for (const reduce of ["mean", "max"]) on(byId(reduce), "click", () => set({ reduce }));
+  for (const scaling of ["log", "linear"]) on(byId(scaling), "click", () => set({ scaling }));
+  for (const pooling of ["mean", "max"]) on(byId(pooling), "click", () => set({ pooling }));
   on(hideFirst, "change", () => set({ hideFirst: hideFirst.checked }));
 
   function show() {
-    const isLog = state.scale === "log";
+    const isLog = state.scaling === "log";
     const isMax = reduceOf(state.data) === "max";
     const why = whyNoMax(state);
     press({ log: isLog, linear: !isLog, mean: !isMax, max: isMax });
@@ -29,6 +29,6 @@ export function makeFilters() {
     hideFirst.checked = state.hideFirst;
   }
 
-  when("scale reduce hideFirst data rival", show);
+  when((now) => [now.scaling, now.pooling, now.hideFirst, now.data, now.rival], show);
   show();
 }

@@ -4,7 +4,7 @@ import { byId, fill, on } from "./dom.js";
 import { groupNow } from "./decode.js";
 import { pin, pointAt, queryOf } from "./going.js";
 import { set, state, when } from "./store.js";
-import { grouped } from "./values.js";
+import { counted, grouped } from "./values.js";
 
 // The tokens in which a match begins; it may go on in the next ones.
 function matchesOf(text) {
@@ -48,7 +48,7 @@ export function makeFind() {
   function draw() {
     const { text, keys, at } = state.found;
     const count = keys.length;
-    const number = count ? grouped(count) + (count > 1 ? " matches" : " match") : "no such token or position";
+    const number = count ? counted(count, "match", "matches") : "no such token or position";
     const more = at < 0 ? (count ? ": Enter shows the next" : "") : queryOf(keys[at]) < 0 ? "; a key only" : "; pinned";
     fill("find-results", text && (at < 0 ? "" : grouped(at + 1) + " of ") + number + more);
   }
@@ -57,6 +57,9 @@ export function makeFind() {
   on(input, "keydown", ({ key, shiftKey }) => {
     if (key === "Enter" && state.found.keys.length) step(shiftKey ? -1 : 1);
   });
-  when("group", () => (input.value = ""));
-  when("found data", draw);
+  when(
+    (now) => [now.group],
+    () => (input.value = ""),
+  );
+  when((now) => [now.found, now.data], draw);
 }

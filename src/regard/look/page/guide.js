@@ -1,26 +1,29 @@
-// Where to look: sentences; one that names a head is a button that goes there.
+// Where to look: the sentences of the tab that is shown; one that names a head is a button that goes there.
 
-import { page } from "./decode.js";
+import { groupNow, page } from "./decode.js";
 import { button, element, fill } from "./dom.js";
+import { state, when } from "./store.js";
+import { groupName } from "./values.js";
 
-// [group, head] of the first "layer 3 head 5" in a sentence: in the tab that it names, else in the first that has it.
-function headIn(sentence) {
-  const [, ...numbers] = /layer (\d+),? head (\d+)/i.exec(sentence) || [];
-  if (!numbers[0]) return undefined;
-  const found = page.groups.flatMap(({ heads, layers }, group) => {
-    const named = layers.indexOf("layer " + numbers[0]);
-    const layer = named < 0 ? Number(numbers[0]) : named;
-    const index = heads.findIndex((one) => one.layer === layer && one.head === Number(numbers[1]));
-    return index < 0 ? [] : [[group, index]];
-  });
-  const names = ([group]) => page.groups[group].name && sentence.startsWith(page.groups[group].name);
-  return found.find(names) || found[0];
-}
+// The place of the longest name that is meant, or -1: what is said of "a b" holds "a", too.
+const longest = (names, isMeant) =>
+  names.reduce((best, name, at) => (isMeant(name) && !(names[best]?.length >= name.length) ? at : best), -1);
 
-export function fillGuide(go) {
-  const items = page.guide.map((sentence) => {
-    const target = headIn(sentence);
-    return element("li", "", target ? button(sentence, () => go(...target)) : sentence);
-  });
-  fill("guide", ...items);
+export function makeGuide(go) {
+  const tabs = page.groups.map((_, at) => (page.groups[1] ? groupName(at) + ": " : ""));
+
+  function list() {
+    const { heads, layers } = groupNow();
+    const names = heads.map(({ layer, head }) => (layers[layer] + " head " + head).toLowerCase());
+    const items = page.guide.flatMap((sentence) => {
+      if (longest(tabs, (tab) => sentence.startsWith(tab)) !== state.group) return [];
+      const text = sentence.slice(tabs[state.group].length);
+      const head = longest(names, (name) => text.toLowerCase().includes(name));
+      return element("li", "", head < 0 ? text : button(text, () => go(state.group, head)));
+    });
+    fill("guide", ...items);
+  }
+
+  when((now) => [now.group], list);
+  list();
 }

@@ -1,18 +1,16 @@
 // The row inspector: what the pinned query reads, exactly where that is kept, and which keys are read most of all.
 
 import { groupNow, isPooled, page } from "./decode.js";
-import { button, byId, element, fill, on, span } from "./dom.js";
+import { attributes, button, byId, element, fill, on, span } from "./dom.js";
 import { keyOf, pin, pointAt } from "./going.js";
 import { abs, exp, min, round } from "./numbers.js";
 import { state, whenThere } from "./store.js";
 import { excerpt } from "./tokens.js";
-import { formatWeight, grouped, headName, isOne, spanText, strongest } from "./values.js";
+import { counted, formatWeight, grouped, headName, isOne, spanText, strongest } from "./values.js";
 
 const SHOWN = 8;
 const EXCERPT = 6; // tokens told of a cell's keys
 const NO_KEY = 5e-5; // weight below this would read as 0.0000
-const LOOSE = 2e-4; // what is left of 1 after rounded codes is no better known than this,
-const COARSE = 0.025; // and than this where the codes are the coarse ones
 
 export function makeInspector() {
   const input = byId("query");
@@ -21,6 +19,7 @@ export function makeInspector() {
     const parts = ["ol", "p", "div"].map((name, at) => {
       const part = element(name, at ? "" : "top");
       if (ids[at]) part.id = ids[at];
+      if (!at) part.role = "list";
       return part;
     });
     const [list, rest, most] = parts;
@@ -42,6 +41,7 @@ export function makeInspector() {
   function column(data, [name, list, rest, how, most], title) {
     const found = strongest(data, state.query, SHOWN);
     fill(name, title);
+    list.ariaLabel = byId("top-name").textContent + ", " + title;
     fill(list, ...found.items.map((item) => itemOf(found, item)));
     fill(rest, ...restOf(data, found));
     fill(how, ...(found.left ? [] : howOf(data.queries, found)));
@@ -52,7 +52,7 @@ export function makeInspector() {
     if (input.value !== "") pin(Number(input.value));
     input.value = state.query;
   });
-  whenThere("data rival query hideFirst tick", draw);
+  whenThere((now) => [now.data, now.rival, now.query, now.hideFirst, now.tick], draw);
 }
 
 // A line of a list; it shows its key in the map.
@@ -80,15 +80,18 @@ function distance(by, exact) {
 function mostRead({ keys, weights }) {
   const { query_len } = groupNow();
   const lines = Array.from(keys).flatMap((key, at) => {
-    if (weights[at] <= page.floor) return [];
-    const received = "receives " + weights[at].toLocaleString("en", { maximumSignificantDigits: 4 });
+    if (weights[at] <= page.floor || (state.hideFirst && !key)) return [];
+    const received = weights[at].toLocaleString("en", { maximumSignificantDigits: 4 });
     return lineOf([key, key + 1], ((100 * weights[at]) / query_len).toPrecision(3) + " %", "", received);
   });
-  const note = `mean weight over all ${grouped(query_len)} queries; exact`;
+  const note = `mean weight over ${query_len > 1 ? "all " : ""}${counted(query_len, "query", "queries")}, and the sum; exact`;
+  const name = "Most read keys";
+  const list = element("ol", "top", ...lines);
+  attributes(list, { role: "list", "aria-label": name });
   return [
-    element("h3", "", "Most read keys"),
-    element("p", "muted", note + (state.hideFirst ? "; with the first key" : "")),
-    element("ol", "top", ...lines),
+    element("h3", "", name),
+    element("p", "muted", note + (state.hideFirst ? "; as it is, not renormalised" : "")),
+    list,
   ];
 }
 
@@ -102,21 +105,20 @@ function howOf(exactQueries, { how, queries }) {
 }
 
 function restOf(data, found) {
-  const { exact, total, rest, left, items } = found;
+  const { exact, total, rest, left, items, loose } = found;
   if (left) return ["Nothing is left: this query gives all its weight to the first key."];
   if (exact && total === 0) return ["This query may read no key."];
   const bold = (weight, sure) => element("b", "", formatWeight({ ...found, weight, exact: sure, left: "" }));
   const others = readable(data) - items.reduce((sum, { keys }) => sum + keys[1] - keys[0], 0);
   const nodes = [];
   if (others > 0) {
-    const loose = found.restExact ? 0 : exact ? LOOSE : COARSE;
     nodes.push(
       isPooled(data.group)
         ? "All others together: "
         : others === 1
           ? "The other key: "
           : `The other ${grouped(others)} keys together: `,
-      rest < loose ? element("b", "", "\u2264 " + loose) : bold(rest, exact && rest > 100 * loose),
+      rest < 5 * loose ? element("b", "", "\u2264 " + (1.03 * rest + loose).toPrecision(2)) : bold(rest, exact),
       "; ",
     );
   }

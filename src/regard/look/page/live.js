@@ -12,16 +12,16 @@ const TILES = 8; // kept a head: 1 MB each
 const ROWS = 64;
 
 // Throws what the server said in words; no answer at all is its being gone.
-async function bytesFrom(name, data, asked, signal) {
-  const place = { group: page.groups.indexOf(data.group), layer: data.meta.layer, head: data.meta.head };
-  const answer = await fetch(page.live + name + "?" + new URLSearchParams({ ...place, ...asked }), { signal });
+async function bytesFrom(asked, { group, meta }, signal) {
+  const place = `&group=${page.groups.indexOf(group)}&layer=${meta.layer}&head=${meta.head}`;
+  const answer = await fetch(page.live + asked + place, { signal });
   if (answer.ok) return answer.arrayBuffer();
   throw new Error("the server says: " + (await answer.text()).trim().slice(0, 300));
 }
 
 // A rectangle of the map as rows x cols cells.
 async function fetchTile(data, { q0, q1, k0, k1 }, rows, cols, signal) {
-  const buffer = await bytesFrom("tile", data, { q0, q1, k0, k1, rows, cols }, signal);
+  const buffer = await bytesFrom(`tile?q0=${q0}&q1=${q1}&k0=${k0}&k1=${k1}&rows=${rows}&cols=${cols}`, data, signal);
   const part = (at) => new Uint16Array(buffer, 4 * rows + at * 2 * rows * cols, rows * cols);
   const first = new Float32Array(buffer, 0, rows);
   data.tiles.push(patch(q0, k0, q1 - q0, k1 - k0, { rows, cols, first, codes: part(0), max: part(1) }));
@@ -29,14 +29,15 @@ async function fetchTile(data, { q0, q1, k0, k1 }, rows, cols, signal) {
 }
 
 async function fetchRow(data, query, signal) {
-  const buffer = await bytesFrom("row", data, { query, k: 32 }, signal);
+  const buffer = await bytesFrom(`row?query=${query}&k=32`, data, signal);
   const [entropy, total, first] = new Float32Array(buffer, 0, 3);
   const [count] = new Uint32Array(buffer, 12, 1);
   const keys = Array.from(new Uint32Array(buffer, 16, count));
   const weights = new Float32Array(buffer, 16 + 4 * count, count);
   const codes = new Uint16Array(buffer, 16 + 8 * count, data.group.key_len);
   data.rows.set(query, { entropy, total, first, keys, weights, codes });
-  if (data.rows.size > ROWS) data.rows.delete(data.rows.keys().next().value);
+  const [[oldest]] = data.rows;
+  if (data.rows.size > ROWS) data.rows.delete(oldest);
 }
 
 // What is wanted of a view: [name, how to fetch it, whether a head has it], or only what to say.
@@ -99,6 +100,6 @@ export function makeLive() {
     };
   }
 
-  whenThere("view data rival", latest("tile", tileWanted));
-  whenThere("query data rival", latest("row", rowWanted));
+  whenThere((now) => [now.view, now.data, now.rival], latest("tile", tileWanted));
+  whenThere((now) => [now.query, now.data, now.rival], latest("row", rowWanted));
 }

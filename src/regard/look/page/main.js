@@ -6,7 +6,7 @@ import { button, byId, element, fill, on, root } from "./dom.js";
 import { makeExport } from "./exporting.js";
 import { makeFilters } from "./filters.js";
 import { makeFind } from "./find.js";
-import { fillGuide } from "./guide.js";
+import { makeGuide } from "./guide.js";
 import { makeInspector } from "./inspector.js";
 import { drawLegend } from "./legend.js";
 import { drawHead, drawMarks, measure } from "./map.js";
@@ -19,11 +19,14 @@ import { set, state, when, whenThere } from "./store.js";
 import { makeTables } from "./tables.js";
 import { makeTabs } from "./tabs.js";
 import { makeText } from "./text.js";
-import { headName } from "./values.js";
+import { headName, scoresOf } from "./values.js";
 import { clamp, wholeView } from "./viewport.js";
 
 const KEYS = [
-  ["\u2190 \u2192 \u2191 \u2193", "another head, or the cursor in the map (Shift: ten cells)"],
+  [
+    "\u2190 \u2192 \u2191 \u2193",
+    "another head, or the cursor in the map (Shift: ten cells); also Home, End, PageUp, PageDown",
+  ],
   ["Enter", "pins the query"],
   ["+ \u2212 0", "zoom"],
   ["L", "log or linear"],
@@ -59,7 +62,7 @@ function nameHead(goToPart) {
   fill("head-name", headName(group, head) + against);
   const scores = groupNow().statistics.map(({ name, label, unit, decimals, about }) => {
     const values = [data, rival].map((of, at) => {
-      const score = of && of.meta.scores[name];
+      const score = of && scoresOf(of.meta)[name];
       const text = typeof score === "number" ? score.toFixed(decimals) + (unit && " " + unit) : "\u2013";
       return of ? element("dd", at ? "against" : "", text) : "";
     });
@@ -119,45 +122,63 @@ async function draw() {
     overview.arrange();
   }
 
-  when("group head other", () => {
-    changedAt = performance.now();
-    load().catch(fail);
-  });
-  when("group", overview.listStatistics);
-  when("head other hideFirst", overview.place);
-  when("theme", overview.draw);
+  when(
+    (now) => [now.group, now.head, now.other],
+    () => {
+      changedAt = performance.now();
+      load().catch(fail);
+    },
+  );
+  when((now) => [now.group], overview.listStatistics);
+  when((now) => [now.head, now.other], overview.place);
+  when((now) => [now.hideFirst], overview.arrange);
+  when((now) => [now.theme], overview.draw);
   makeTabs((group) => group !== state.group && go(group, selectedOf(page.groups[group])));
   makeFilters();
   makeCompare();
-  fillGuide(go);
-  whenThere("data rival hideFirst", () => nameHead(navigation.goToPart));
-  whenThere("data rival scale reduce hideFirst view theme tick", () => {
-    resize();
-    drawHead();
-    drawLegend();
-    say();
-  });
-  whenThere("pointed query found", () => {
-    drawMarks();
-    say();
-  });
+  makeGuide(go);
+  whenThere(
+    (now) => [now.data, now.rival, now.hideFirst],
+    () => nameHead(navigation.goToPart),
+  );
+  whenThere(
+    (now) => [now.data, now.rival, now.scaling, now.pooling, now.hideFirst, now.view, now.theme, now.tick],
+    () => {
+      resize();
+      drawHead();
+      drawLegend();
+      say();
+    },
+  );
+  whenThere(
+    (now) => [now.pointed, now.query, now.found],
+    () => {
+      drawMarks();
+      say();
+    },
+  );
   makeInspector();
   makeText();
   makeFind();
   makeTables();
   makeExport();
   // The last to be told: all is drawn.
-  whenThere("data rival", () => {
-    performance.measure("head", { start: changedAt, end: performance.now() });
-    root.dataset.ready = "yes";
-  });
+  whenThere(
+    (now) => [now.data, now.rival],
+    () => {
+      performance.measure("head", { start: changedAt, end: performance.now() });
+      root.dataset.ready = "yes";
+    },
+  );
 
-  const flip = (name, a, b) => () => set({ [name]: state[name] === a ? b : a });
   listenToKeys(KEYS, MOUSE, {
     ...navigation.keys,
-    ...{ l: flip("scale", "log", "linear"), m: flip("reduce", "mean", "max"), f: flip("hideFirst", true, false) },
+    l: () => set({ scaling: state.scaling === "log" ? "linear" : "log" }),
+    m: () => set({ pooling: state.pooling === "max" ? "mean" : "max" }),
+    f: () => set({ hideFirst: !state.hideFirst }),
     ...{ c: () => byId("compare-with").focus(), "/": () => byId("find").focus() },
-    other: (event) => event.target === document.body && overview.onArrow(event),
+    // The other keys of a grid scroll the page.
+    other: (event) => event.target === document.body && event.key.startsWith("Arrow") && overview.onArrow(event),
   });
   overview.listStatistics();
   await load();

@@ -29,7 +29,7 @@ export function measure() {
   const left = hasTokens ? (narrow ? 64 : 92) : narrow ? 48 : 68;
   const bottom = hasTokens ? (narrow ? 64 : 80) : 44;
   const [top, right] = narrow ? [48, 44] : [60, 64];
-  const tallest = clamp(innerHeight - 400, 360, SIDE);
+  const tallest = clamp(innerHeight - 400, 300, SIDE);
   const widest = clamp(room - left - right, 120, SIDE);
   const width = wholeCells(clamp((tallest * key_len) / query_len, 120, widest), cols);
   const height = query_len === key_len ? width : wholeCells(clamp((width * query_len) / key_len, 90, tallest), rows);

@@ -49,16 +49,17 @@ function pair(pen, [values, others], logFloor, place) {
 }
 
 export function drawMargins(pen, { left, top, width, height, right, narrow }) {
-  const { data, rival, hideFirst, scale, view } = state;
+  const { data, rival, hideFirst, scaling, view } = state;
   const { key_len, query_len } = data.group;
   const isCoarse = data.peak.length < key_len;
-  const isLog = scale === "log";
+  const isLog = scaling === "log";
   // Without the first key nothing of its cell is drawn; what the others receive is not renormalised.
   const across = (values) => {
     const shown = hideFirst ? values.map((value, at) => (at ? value : 0)) : values;
     return alongPixels(shown, key_len, view.k0, view.k1, round(width));
   };
-  const down = ({ entropy }) => alongPixels(entropy, query_len, view.q0, view.q1, round(height));
+  const down = ({ entropy, entropyLeft }) =>
+    alongPixels(hideFirst ? entropyLeft : entropy, query_len, view.q0, view.q1, round(height));
   const received = [data.received, rival ? rival.received : isCoarse && data.peak].filter(Boolean);
   const most = pair(pen, received.map(across), isLog ? 1 / DECADES : 0, (at, share) => [
     left + at,
@@ -74,6 +75,6 @@ export function drawMargins(pen, { left, top, width, height, right, narrow }) {
   const low = isLog ? "\u2264 " + short(most / DECADES) : "0";
   write(pen, name + ": " + low + " to " + short(most) + (isLog ? ", log" : ""), left, 12, { room: width + right - 60 });
   const of = narrow ? "entropy" : isPooled(data.group) ? "entropy, mean of cell" : "entropy of a query";
-  const about = of + ": 0 to " + entropy.toFixed(2) + " nats";
+  const about = of + (hideFirst ? ", first left out" : "") + ": 0 to " + entropy.toFixed(2) + " nats";
   write(pen, about, left + width + right - 11, top, { turn: 1, room: height });
 }

@@ -6,7 +6,7 @@ import { rampColour } from "./colours.js";
 import { inflate, page } from "./decode.js";
 import { max, min, round } from "./numbers.js";
 import { imageOfCodes, makePlain } from "./plain.js";
-import { cellName, grouped, spanText } from "./values.js";
+import { cellName, counted, grouped, spanText } from "./values.js";
 import { cellSpan, niceSteps } from "./viewport.js";
 
 const ALL = 0.55; // of the ramp: darker would hide the cross-hair
@@ -29,6 +29,7 @@ async function unpacked({ name, share, ...map }) {
 export async function startMask(root) {
   const { query_len: queries, key_len: keys, rows, cols, maps } = page.mask;
   const pooled = rows !== queries || cols !== keys;
+  const [manyQueries, manyKeys] = [counted(queries, "query", "queries"), counted(keys, "key")];
   let map = await unpacked(maps[0]);
   const codeAt = (row, col) => map.codes[row * cols + col];
   const asking = (row) => named("query", "queries", cellSpan(row, rows, queries));
@@ -69,8 +70,7 @@ export async function startMask(root) {
     lines() {
       const percent = 100 * map.share;
       const share = percent > 0 && percent < 0.1 ? percent.toPrecision(2) : percent.toFixed(1);
-      const size =
-        grouped(queries) + " queries \u00d7 " + grouped(keys) + " keys; " + share + " % of the pairs are allowed";
+      const size = manyQueries + " \u00d7 " + manyKeys + "; " + share + " % of the pairs are allowed";
       return [(map.name ? map.name + ": " : "") + size, ...(pooled ? [cellName({ rows, cols }, queries, keys)] : [])];
     },
     top: () => margin(map.perKey, "queries that may read a key"),
@@ -87,9 +87,8 @@ export async function startMask(root) {
     },
     says(row, col) {
       const each = (cells, length) => (cells < length ? " (mean)" : "");
-      const reads = " may read " + mean(map.perQuery[row]) + " of " + grouped(keys) + " keys" + each(rows, queries);
-      const readers =
-        " may be read by " + mean(map.perKey[col]) + " of " + grouped(queries) + " queries" + each(cols, keys);
+      const reads = " may read " + mean(map.perQuery[row]) + " of " + manyKeys + each(rows, queries);
+      const readers = " may be read by " + mean(map.perKey[col]) + " of " + manyQueries + each(cols, keys);
       return [
         asking(row) + " \u2192 " + asked(col) + ": ",
         element("b", "", verdict(codeAt(row, col))),

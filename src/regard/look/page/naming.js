@@ -30,6 +30,9 @@ export function short(value) {
 
 export const grouped = (number) => number.toLocaleString("en");
 
+// "1 token", "2 tokens"
+export const counted = (number, one, many = one + "s") => grouped(number) + " " + (number === 1 ? one : many);
+
 // "4,711", or "4,680\u20134,719" for more than one.
 export const spanText = (from, to = from + 1) =>
   to - from <= 1 ? grouped(from) : grouped(from) + "\u2013" + grouped(to - 1);

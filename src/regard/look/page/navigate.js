@@ -3,7 +3,7 @@
 import { groupNow } from "./decode.js";
 import { arrowOf, byId, on, onKeys } from "./dom.js";
 import { drawBox, drawMarks, middleOf, sharesAt } from "./map.js";
-import { abs, exp, floor, min } from "./numbers.js";
+import { abs, exp, floor, max, min } from "./numbers.js";
 import { set, state } from "./store.js";
 import { drawnCell } from "./values.js";
 import { clamp, holding, isWhole, moved, viewOf, wholeView, zoomed } from "./viewport.js";
@@ -51,10 +51,12 @@ export function makeNavigation() {
     const group = groupNow();
     let { view } = state;
     let pair = cursor();
-    for (let count = state.pointed ? cells : 0; count > 0; count--) {
+    for (let count = state.pointed ? cells * max(abs(down), 1) : 0; count > 0; count--) {
       const cell = drawnCell(state.data, pair.query, pair.key, view);
       const next = ([from, to], way, at) => (way > 0 ? to : way < 0 ? from - 1 : at);
-      const [query, key] = [next(cell.queries, down, pair.query), next(cell.keys, across, pair.key)];
+      const query = next(cell.queries, down, pair.query);
+      // Home and End go to the first and the last key at once.
+      const key = abs(across) > 1 ? clamp(across, 0, group.key_len - 1) : next(cell.keys, across, pair.key);
       if (min(query, key) < 0 || query >= group.query_len || key >= group.key_len) break;
       view = holding(view, group, query, key);
       pair = middleOf({ query, key }, view);
@@ -97,14 +99,14 @@ export function makeNavigation() {
     const a = pairAt(from);
     if (!end) return pinPair(middleOf(a));
     const b = pairAt(end);
-    const side = (name) => [(a[name] + b[name] + 1) / 2, abs(a[name] - b[name]) + 1];
-    setView(viewOf(groupNow(), ...side("query"), ...side("key")));
+    const side = (from, to) => [(from + to + 1) / 2, abs(from - to) + 1];
+    setView(viewOf(groupNow(), ...side(a.query, b.query), ...side(a.key, b.key)));
   }
 
   // The page scrolls over a map that nobody works in; a pinch on a touchpad arrives as a wheel with Ctrl.
   function onWheel(event) {
     const pair = pairBelow(event);
-    if (!pair || !(event.ctrlKey || event.metaKey || document.activeElement === holder)) return;
+    if (!pair || !(event.ctrlKey || event.metaKey || holder.matches(":focus"))) return;
     if (event.deltaY > 0 && isWhole(state.view, groupNow()) && !event.ctrlKey) return;
     event.preventDefault();
     zoom(exp(clamp(event.deltaY, -120, 120) / 300), pair);
@@ -121,7 +123,7 @@ export function makeNavigation() {
   on(holder, "pointermove", onMove);
   on(holder, "pointerdown", onDown);
   on(holder, "pointerup pointercancel", onUp);
-  on(holder, "pointerleave", () => start || document.activeElement === holder || set({ pointed: null }));
+  on(holder, "pointerleave", () => start || holder.matches(":focus") || set({ pointed: null }));
   on(holder, "wheel", onWheel, { passive: false });
   on(holder, "dblclick", reset);
   const closer = () => zoom(CLOSER);

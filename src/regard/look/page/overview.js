@@ -5,9 +5,9 @@ import { convert, paint } from "./cells.js";
 import { cssOf, pixelsOfScale, rampColour, shareOf } from "./colours.js";
 import { groupNow, inflate, page, weightTable } from "./decode.js";
 import { arrowOf, attributes, byId, fill, on, onKeys, press, span } from "./dom.js";
-import { ceil, floor, max, min, round } from "./numbers.js";
+import { abs, ceil, floor, max, min, round } from "./numbers.js";
 import { state } from "./store.js";
-import { headName } from "./values.js";
+import { headName, scoresOf } from "./values.js";
 import { clamp } from "./viewport.js";
 
 const TALL = 560; // pixels that the grid may take before its tiles get smaller
@@ -25,7 +25,7 @@ export function makeOverview(choose) {
   let hovered = null;
 
   const statisticNow = () => groupNow().statistics.find(({ name }) => name === select.value);
-  const scoreOf = (head) => groupNow().heads[head].scores[select.value] ?? null;
+  const scoreOf = (head) => scoresOf(groupNow().heads[head])[select.value] ?? null;
   const numberOf = (value) => (value === null ? "\u2013" : value.toFixed(statisticNow().decimals));
 
   function range() {
@@ -179,15 +179,22 @@ export function makeOverview(choose) {
     return found < 0 ? null : found;
   }
 
-  // Arrow keys, here and wherever nothing else takes them: to the tile a step away, or nowhere at an edge.
+  // Arrow keys, here and wherever nothing else takes them: to the tile a step away, at an edge no further.
   function onArrow(event) {
     const step = arrowOf(event);
     if (!step) return false;
     const [down, across] = step;
     const { row, col } = places[state.head];
-    const beside = order[clamp(order.indexOf(state.head) + across, 0, order.length - 1)];
-    const inRow = order.filter((head) => places[head].row === row + down);
-    choose(!down ? beside : (inRow[min(col, inRow.length - 1)] ?? state.head));
+    const rowOf = (head) => places[head].row;
+    const last = order.length - 1;
+    const wanted = clamp(row + down, 0, rowOf(order[last]));
+    const inRow = order.filter((head) => rowOf(head) === wanted);
+    const isNext = abs(across) === 1;
+    choose(
+      isNext
+        ? order[clamp(order.indexOf(state.head) + across, 0, last)]
+        : inRow[clamp(col + across, 0, inRow.length - 1)],
+    );
     return true;
   }
 

@@ -3,7 +3,7 @@
 import { canvasOf, frame, hatchBox, imageOf, penFor, wholeCells, write } from "./canvas.js";
 import { packedColour } from "./colours.js";
 import { page } from "./decode.js";
-import { attributes, button, element, fill, on, onKeys } from "./dom.js";
+import { arrowOf, attributes, button, element, fill, on, onKeys, span } from "./dom.js";
 import { drawScale, saveFigure } from "./figure.js";
 import { tableOf } from "./grid.js";
 import { alongPixels, profile } from "./margins.js";
@@ -48,7 +48,7 @@ export function makePlain(root, view) {
   const says = element("p", "muted");
   const numbers = element("details", "tables");
   const summary = element("summary", "", "Table: the numbers around the cursor");
-  let cursor = [0, 0];
+  let cursor = null; // [row, col], once somebody has pointed at a cell
   let shape = null;
 
   const exporting = ["png", "svg", "csv"].map((kind) =>
@@ -67,7 +67,8 @@ export function makePlain(root, view) {
   attributes(readout, { role: "status" });
   map.append(canvas, across, down);
   numbers.append(summary);
-  section.append(bar, about, map, scale, readout, says, numbers);
+  const side = element("div", "beside", scale, readout, says, numbers);
+  section.append(bar, about, map, side);
   root.replaceChildren(section);
 
   function sizeOf(room, highest) {
@@ -113,17 +114,26 @@ export function makePlain(root, view) {
 
   function redraw() {
     const above = view.top ? TOP : 12;
-    const room = max(100, min(760, section.clientWidth - LEFT - RIGHT));
-    const [width, height] = sizeOf(room, view.square ? 600 : 440);
+    const { clientWidth } = section;
+    const room = max(100, clientWidth - LEFT - RIGHT);
+    const [width, height] = sizeOf(room, view.square ? clamp(innerHeight - 260, 320, 900) : 440);
+    // What is said stands beside a map that leaves room for it, with the table.
+    const isBeside = clientWidth - LEFT - width - RIGHT > 340;
+    section.classList.toggle("two", isBeside);
+    if (!shape) numbers.open = isBeside;
     shape = { left: LEFT, top: above, width, height };
     draw(penFor(canvas, LEFT + width + RIGHT, above + height + BOTTOM), LEFT, above, width, height);
-    drawScale(penFor(scale, min(440, section.clientWidth), 48), 24, 18, 200, view.scale());
+    drawScale(penFor(scale, min(340, clientWidth), 48), 24, 18, 160, view.scale());
     fill(about, view.lines().join("; "));
-    point(...cursor);
+    for (const line of [across, down]) line.hidden = !cursor;
+    if (cursor) return point(...cursor);
+    readout.replaceChildren(span("muted", "Point at the map, or move in it with the arrow keys."));
+    if (numbers.open) tabulate();
   }
 
   function point(row, col) {
     cursor = [row, col];
+    across.hidden = down.hidden = false;
     const { left, top, width, height } = shape;
     const [tall, wide] = [height / rows, width / cols];
     const lay = (line, ...box) =>
@@ -146,8 +156,9 @@ export function makePlain(root, view) {
       const first = max(0, min(at - AROUND, cells - 2 * AROUND));
       return Array.from({ length: min(cells, 2 * AROUND) }, (_, step) => first + step);
     };
-    const keys = near(cursor[1], cols);
-    const body = near(cursor[0], rows).map((row) => [view.rowName(row), ...keys.map((col) => view.value(row, col))]);
+    const [row, col] = cursor || [0, 0];
+    const keys = near(col, cols);
+    const body = near(row, rows).map((at) => [view.rowName(at), ...keys.map((key) => view.value(at, key))]);
     const table = tableOf(view.name, [view.corner, ...keys.map(view.colName)], body);
     numbers.replaceChildren(summary, table);
   }
@@ -161,14 +172,13 @@ export function makePlain(root, view) {
   on(map, "pointermove", pointed(point));
   on(map, "click", pointed(choose));
   onKeys(map, (event) => {
-    const step = event.shiftKey ? 10 : 1;
-    const [row, col] = cursor;
-    const moves = { ArrowLeft: [row, col - step], ArrowRight: [row, col + step], ArrowUp: [row - step, col] };
-    Object.assign(moves, { ArrowDown: [row + step, col], Home: [row, 0], End: [row, cols - 1] });
-    const to = moves[event.key];
-    if (to) return point(clamp(to[0], 0, rows - 1), clamp(to[1], 0, cols - 1));
-    if (event.key !== "Enter") return false;
-    return choose(row, col);
+    const times = event.shiftKey ? 10 : 1;
+    const [row, col] = cursor || [0, 0];
+    const step = arrowOf(event);
+    // The first key shows where the cursor is.
+    const [down, across] = cursor && step ? step : [0, 0];
+    if (step) return point(clamp(row + times * down, 0, rows - 1), clamp(col + times * across, 0, cols - 1));
+    return event.key === "Enter" && cursor ? choose(row, col) : false;
   });
   on(numbers, "toggle", () => numbers.open && tabulate());
   new ResizeObserver(() => section.clientWidth && redraw()).observe(section);

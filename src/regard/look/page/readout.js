@@ -18,7 +18,7 @@ function margins(data, query, key) {
   const most = isOne(received.span) ? "" : ", the most " + received.most;
   return [
     "the key receives " + received.text + mean(received.span, "keys") + most,
-    "the query\u2019s entropy is " + entropy.value.toFixed(2) + " nats" + mean(entropy.span, "queries") + entropy.note,
+    "the query\u2019s entropy is " + entropy.value.toFixed(2) + " nats" + mean(entropy.span, "queries"),
   ];
 }
 
@@ -26,9 +26,9 @@ export function say() {
   const { data, rival, pointed, hideFirst, queryTokens, keyTokens } = state;
   const muted = (...parts) => span("muted", " " + parts.filter(Boolean).join(" \u00b7 "));
   if (!pointed) {
-    const { value, span: range, note } = entropyOf(data, state.query);
+    const { value, span: range } = entropyOf(data, state.query);
     const left = hideFirst && "the first key is left out, weights are renormalised";
-    const entropy = "entropy " + value.toFixed(2) + " nats" + note;
+    const entropy = "entropy " + value.toFixed(2) + " nats";
     return fill("readout", "pinned: ", ...placeOf("query", range, queryTokens), muted(entropy, left));
   }
   const { query, key } = pointed;

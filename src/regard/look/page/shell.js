@@ -2,10 +2,9 @@
 
 import { page } from "./decode.js";
 import { byId, element, fill, on, onKeys, root, span } from "./dom.js";
+import { inText, visible } from "./tokens.js";
 
-import { inText } from "./tokens.js";
-
-const SCHEMA = "regard.look/2";
+const SCHEMA = "regard.look/3";
 
 // Light or dark is the reader's, until the button or T says otherwise for this page.
 function followTheme(told) {
@@ -41,7 +40,7 @@ export function listenToKeys(keys, more, does) {
 export async function start(told, draw) {
   try {
     if (page.schema !== SCHEMA) throw new Error("these data are " + page.schema + "; this page reads " + SCHEMA);
-    document.title = page.title;
+    document.title = visible(page.title, 200);
     fill("title", inText(page.title));
     fill("source", inText(page.source));
     for (const name of ["notes", "reduced"]) {

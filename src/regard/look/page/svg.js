@@ -1,5 +1,6 @@
 // A pen that looks like a canvas's and writes SVG, so that one drawing serves the screen, PNG and papers.
 
+import { canvasOf } from "./canvas.js";
 import { cssColour } from "./colours.js";
 import { attributes } from "./dom.js";
 
@@ -11,6 +12,7 @@ const short = (value) => (typeof value === "number" ? Number(value.toFixed(2)) :
 
 export function svgPen(width, height) {
   const sheet = document.implementation.createDocument(SVG, "svg", null);
+  const ruler = canvasOf(1, 1).getContext("2d");
   const kept = [];
   let path = "";
 
@@ -38,11 +40,16 @@ export function svgPen(width, height) {
     stroke: () => drawn("path", { d: path, ...stroked() }),
     fillRect: (x, y, width, height) => drawn("rect", { x, y, width, height, fill: pen.fillStyle }),
     strokeRect: (x, y, width, height) => drawn("rect", { x, y, width, height, ...stroked() }),
-    fillText(text, x, y) {
+    measureText(text) {
+      ruler.font = pen.font;
+      return ruler.measureText(text);
+    },
+    fillText(text, x, y, room) {
       const [, size, family] = /^([\d.]+)px (.*)/.exec(pen.font);
       const made = drawn("text", {
         ...{ x, y, dy: RAISED[pen.textBaseline], "text-anchor": ANCHORS[pen.textAlign], fill: pen.fillStyle },
         ...{ "font-size": size, "font-family": family, "xml:space": "preserve" },
+        ...(pen.measureText(text).width > room ? { textLength: room, lengthAdjust: "spacingAndGlyphs" } : {}),
       });
       // XML has no place for control characters and half characters.
       made.textContent = text.replace(/[\p{Cc}\p{Cs}\ufffe\uffff]/gu, "\ufffd");

@@ -6,7 +6,17 @@ import { keyOf } from "./going.js";
 import { tableOf } from "./grid.js";
 import { set, state } from "./store.js";
 import { excerpt } from "./tokens.js";
-import { drawn, drawnCell, formatDifference, formatWeight, grouped, headName, spanText } from "./values.js";
+import {
+  counted,
+  drawn,
+  drawnCell,
+  formatDifference,
+  formatWeight,
+  grouped,
+  headName,
+  scoresOf,
+  spanText,
+} from "./values.js";
 import { clamp } from "./viewport.js";
 
 const AROUND = 8;
@@ -25,12 +35,12 @@ export function makeTables() {
 
   function headsTable() {
     const { heads, statistics } = groupNow();
-    const score = (head, at) => (at < 0 ? head : heads[head].scores[statistics[at].name]);
+    const score = (head, at) => (at < 0 ? head : scoresOf(heads[head])[statistics[at].name]);
     const indexes = heads.map((_, head) => head);
     // What has no value comes last, whichever way the others stand.
     indexes.sort((a, b) => {
       const [x, y] = [score(a, order.at), score(b, order.at)];
-      if (x === null || y === null) return (x === null) - (y === null);
+      if (x == null || y == null) return (x == null) - (y == null);
       return order.down ? y - x : x - y;
     });
     const rows = indexes.map((head) => {
@@ -53,7 +63,11 @@ export function makeTables() {
         return button(label + (unit ? ", " + unit : "") + sorted, sort, about);
       },
     );
-    const box = tableOf(grouped(heads.length) + " heads; a head\u2019s name shows it", sorters, rows);
+    const box = tableOf(
+      counted(heads.length, "head") + "; a head\u2019s name shows it" + (state.hideFirst ? "; first key left out" : ""),
+      sorters,
+      rows,
+    );
     box.querySelectorAll("thead th").forEach((cell, place) => {
       const sorted = order.at !== place - 1 ? "none" : order.down ? "descending" : "ascending";
       attributes(cell, { "aria-sort": sorted });

@@ -2,8 +2,10 @@
 
 import { page } from "./decode.js";
 import { arrowOf, attributes, button, byId, fill, onKeys } from "./dom.js";
+import { abs } from "./numbers.js";
 import { state, when } from "./store.js";
 import { groupName } from "./values.js";
+import { clamp } from "./viewport.js";
 
 export function makeTabs(choose) {
   const holder = byId("tabs");
@@ -14,7 +16,8 @@ export function makeTabs(choose) {
   onKeys(holder, (event) => {
     const [, across] = arrowOf(event) || [];
     if (!across) return false;
-    const next = (state.group + across + tabs.length) % tabs.length;
+    const { length } = tabs;
+    const next = abs(across) > 1 ? clamp(across, 0, length - 1) : (state.group + across + length) % length;
     choose(next);
     tabs[next].focus();
   });
@@ -26,6 +29,6 @@ export function makeTabs(choose) {
     });
   }
 
-  when("group", show);
+  when((now) => [now.group], show);
   show();
 }

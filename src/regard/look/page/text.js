@@ -11,7 +11,7 @@ import { swatch } from "./legend.js";
 import { abs, max } from "./numbers.js";
 import { set, state, when } from "./store.js";
 import { inText } from "./tokens.js";
-import { grouped, perKey, spanText, strongest } from "./values.js";
+import { counted, grouped, perKey, spanText, strongest } from "./values.js";
 import { clamp } from "./viewport.js";
 
 const STRETCH = 400;
@@ -46,13 +46,15 @@ export function makeText() {
       made.role = "option";
       made.id = "token-" + (first + place);
       made.dataset.at = first + place;
+      made.ariaPosInSet = first + place + 1;
+      made.ariaSetSize = length;
       return made;
     });
     const stop = first + spans.length;
     fill(holder, ...spans);
     // Words without spaces of their own are set apart.
     holder.classList.toggle("words", !tokens.some((token) => /\s/.test(token)));
-    fill("text-about", (spans.length < length ? spanText(first, stop) + " of " : "") + grouped(length) + " tokens");
+    fill("text-about", (spans.length < length ? spanText(first, stop) + " of " : "") + counted(length, "token"));
     earlier.hidden = first === 0;
     later.hidden = stop === length;
     colour();
@@ -67,7 +69,7 @@ export function makeText() {
   }
 
   function colour() {
-    const { data, rival, scale, found, query } = state;
+    const { data, rival, scaling, found, query } = state;
     const own = keyOf(query);
     const all = [data, rival].filter(Boolean);
     const rows = all.map((one) => perKey(one, query, first, first + spans.length));
@@ -79,7 +81,7 @@ export function makeText() {
       const forbidden = rows.every((row) => row.forbidden[place]);
       const weight = rows[0].weights[place] - (rival ? rows[1].weights[place] : 0);
       const range = { logFloor: LOG_FLOOR, highest: 1 };
-      const share = forbidden || !high ? 0 : shareOf(abs(weight) / high, scale, range);
+      const share = forbidden || !high ? 0 : shareOf(abs(weight) / high, scaling, range);
       token.className = [
         at === own && "query",
         forbidden && "hatched",
@@ -93,15 +95,15 @@ export function makeText() {
     });
     mark();
     const top = high.toPrecision(2);
-    const low = rival ? "\u2212" + top : scale === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
-    const what = `weight that query ${grouped(query)} gives, ${rival ? "A \u2212 B, " : ""}${scale}; ${rows[0].how}`;
+    const low = rival ? "\u2212" + top : scaling === "log" ? "\u2264 " + (high * LOG_FLOOR).toPrecision(2) : "0";
+    const what = `weight that query ${grouped(query)} gives, ${rival ? "A \u2212 B, " : ""}${scaling}; ${rows[0].how}`;
     const hatched = rows[0].forbidden.includes(1) ? swatch("hatched", "may not attend") : "";
     fill("text-legend", low, barOf(scaleColour(rival, PART)), top, span("muted", what), hatched);
   }
 
   // The token at the cursor of the map or of the text.
   function mark() {
-    const focused = document.activeElement === holder;
+    const focused = holder.matches(":focus");
     const at = focused && cursor >= 0 ? cursor : state.pointed ? state.pointed.key : -1;
     const token = spans[at - first];
     for (const old of holder.querySelectorAll(".at")) old.classList.remove("at");
@@ -121,9 +123,11 @@ export function makeText() {
     if (!isShown(cursor)) cursor = isShown(home()) ? home() : first;
     if (event.key === "Enter") return keep(cursor);
     const ahead = getComputedStyle(holder).direction === "rtl" ? -1 : 1;
-    const [down, across] = arrowOf(event) || [{ PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }[event.key], 0];
-    if (!down && !across) return false;
-    cursor = clamp(cursor + 10 * down + ahead * across, 0, state.keyTokens.length - 1);
+    const step = arrowOf(event);
+    if (!step) return false;
+    const [down, across] = step;
+    const along = abs(across) > 1 ? across : ahead * across;
+    cursor = clamp(cursor + 10 * down + along, 0, state.keyTokens.length - 1);
     reveal(cursor, STRETCH / 2);
     pointAt(state.query, cursor);
     mark();
@@ -143,16 +147,30 @@ export function makeText() {
   on(earlier, "click", () => show(first - STRETCH));
   on(later, "click", () => show(first + STRETCH));
 
-  when("data rival query scale hideFirst theme found tick", (changed) => {
-    const { keyTokens, data, found } = state;
-    byId("text").hidden = !keyTokens;
-    if (!keyTokens || !data) return;
-    if (spans.length) colour();
-    else show(home() - BEFORE);
-    const key = changed.has("found") ? found.keys[found.at] : undefined;
-    if (key !== undefined) reveal(key, STRETCH / 2);
-    else if (changed.has("query")) reveal(home(), BEFORE);
-  });
-  when("group", () => (spans = []));
-  when("pointed", mark);
+  const isTold = () => state.keyTokens && state.data;
+  when(
+    (now) => [now.data, now.rival, now.query, now.scaling, now.hideFirst, now.theme, now.found, now.tick],
+    () => {
+      byId("text").hidden = !state.keyTokens;
+      if (!isTold()) return;
+      if (spans.length) colour();
+      else show(home() - BEFORE);
+    },
+  );
+  when(
+    (now) => [now.query],
+    () => isTold() && reveal(home(), BEFORE),
+  );
+  when(
+    (now) => [now.found],
+    () => {
+      const key = state.found.keys[state.found.at];
+      if (isTold() && key !== undefined) reveal(key, STRETCH / 2);
+    },
+  );
+  when(
+    (now) => [now.group],
+    () => (spans = []),
+  );
+  when((now) => [now.pointed], mark);
 }

@@ -3,7 +3,7 @@
 // found = {weight, forbidden, left, exact, how, queries: [q0, q1], keys: [k0, k1]}
 //   left   "" | "key" (the first key, left out) | "query" (gives all its weight to the first key: nothing is left)
 
-import { weightTable } from "./decode.js";
+import { page, weightTable } from "./decode.js";
 import { log, max, min } from "./numbers.js";
 import { state } from "./store.js";
 import { cellOf, cellSpan } from "./viewport.js";
@@ -12,9 +12,12 @@ import { short } from "./naming.js";
 
 export * from "./naming.js";
 
+// The scores of a head, without the first key where that is left out; none where there is no other.
+export const scoresOf = ({ scores, without_first: without }) =>
+  state.hideFirst ? (without ? without.scores : {}) : scores;
+
 const NOTHING = 1e-6; // a query that keeps less than this beside the first key has nothing to renormalise
 const DETAIL = 768; // a finer part is drawn where the view holds at most so many of its cells on a side
-const STEPS = 25; // of a margin that a number has at least: one is then 4 % of it
 const RENORMALISED = ", renormalised";
 
 export const isOne = ([from, to]) => to - from === 1;
@@ -24,17 +27,13 @@ const isExact = (grid) => grid.depth === 16 && ofPairs(grid);
 // What is kept exactly of a query, from the document or from the live server, or null.
 function keptRow(data, query) {
   const slot = data.slotOf(query);
+  if (slot < 0 || data.rows.has(query)) return data.rows.get(query) || null;
   const { top } = data.group;
   const some = (values) => values.subarray(slot * top, (slot + 1) * top);
-  return (
-    data.rows.get(query) ||
-    (slot < 0
-      ? null
-      : {
-          ...{ keys: some(data.topKeys), weights: some(data.topWeights), total: data.totalAt[slot] },
-          ...{ entropy: data.entropyAt[slot], first: data.firstAt[slot], codes: null },
-        })
-  );
+  return {
+    ...{ keys: some(data.topKeys), weights: some(data.topWeights), total: data.totalAt[slot], rest: data.restAt[slot] },
+    ...{ entropy: data.entropyAt[slot], entropyLeft: data.entropyLeftAt[slot], first: data.firstAt[slot], codes: null },
+  };
 }
 
 // The weight on the first key, of one query where it is kept exactly, else the mean over its cell.
@@ -80,8 +79,7 @@ function exactPair(data, query, key) {
 
 // The same part of another head: only what both have can be compared.
 export function twinOf(part, other) {
-  const names = ["query", "key", "queries", "keys", "rows", "cols"];
-  return [other.mean, ...other.tiles, ...other.windows].find((one) => names.every((name) => one[name] === part[name]));
+  return [other.mean, ...other.tiles, ...other.windows].find(({ place }) => place === part.place);
 }
 
 // The finer parts that the map draws at a view, the finest last.
@@ -124,7 +122,7 @@ export function drawnCell(data, query, key, view = state.view) {
 // Which of the two maps is shown. Of the largest weights it is not known what is left without the first key.
 export function reduceOf(data) {
   const both = data && data.max && (!state.rival || (state.rival.max && state.data.max));
-  return state.reduce === "max" && !state.hideFirst && both ? "max" : "mean";
+  return state.pooling === "max" && !state.hideFirst && both ? "max" : "mean";
 }
 
 // The grid that is drawn: of the whole map, or of a part.
@@ -163,10 +161,7 @@ function withoutFirst(found, first) {
 
 const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
 
-function entropyOfWeights(weights) {
-  const total = sumOf(weights);
-  return sumOf(weights.map((weight) => (weight > 0 ? -(weight / total) * log(weight / total) : 0)));
-}
+const weightsOf = (codes, depth) => Array.from(codes, (code) => weightTable(depth)[code] || 0);
 
 // What a query gives most to, and what is left over for all other keys.
 export function strongest(data, query, count) {
@@ -175,44 +170,41 @@ export function strongest(data, query, count) {
   const cell = cellIn(mean, query, 0);
   const exact = Boolean(row) || isExact(mean);
   const queries = row ? [query, query + 1] : cell.queries;
-  // All weights of the row, one a cell of the map or one a key; of a pooled map's exact query only the strongest are known.
-  const live = row && row.codes;
-  const known = Array.from(
-    live || (!row || ofPairs(mean) ? mean.codes.subarray(cell.row * mean.cols, (cell.row + 1) * mean.cols) : []),
-    (code) => weightTable(live ? 16 : mean.depth)[code] || 0,
-  );
-  const restExact = Boolean(row) && known.length === mean.keys && (live || mean.depth === 16);
-  let items = row
-    ? Array.from(row.keys, (key, at) => ({ keys: [key, key + 1], weight: row.weights[at] }))
-    : known.map((weight, col) => ({ keys: cellSpan(col, mean.cols, mean.keys), weight }));
-  // Rounded codes may add up to a little more than all.
-  let total = row ? row.total : min(1, sumOf(known));
-  let entropy = entropyOf(data, query, true).value;
-  let how = exact ? "exact" : isOne(queries) ? "within 2.3 %" : "pooled mean";
+  const known = row
+    ? Array.from(row.weights)
+    : weightsOf(mean.codes.subarray(cell.row * mean.cols, (cell.row + 1) * mean.cols), mean.depth);
   const first = state.hideFirst ? firstWeight(data, query).weight : 0;
-  const c = 1 - first;
-  const left = c < NOTHING ? "query" : "";
-  if (state.hideFirst) {
-    how += RENORMALISED;
-    items = items.map(({ keys: [from, to], weight }) => ({
-      keys: [from || 1, to],
-      weight: renormalise(weight, first, from ? 0 : first),
-    }));
-    total = max(0, total - first) / c;
-    // H' = -sum (p / c) ln(p / c) over the other keys, c = 1 - p_0. As a difference it is not known where c is small.
-    entropy = restExact
-      ? entropyOfWeights(known.slice(1))
-      : max(0, (entropy + (first > 0 ? first * log(first) : 0)) / c + total * log(c));
+  // What lies beyond the items; the first key is told apart.
+  let rest = 0;
+  if (row) {
+    const isBeyond = (_, key) => key > 0 && !row.keys.includes(key);
+    rest = row.codes ? sumOf(weightsOf(row.codes, 16).filter(isBeyond)) : row.rest;
+    if (!state.hideFirst && !row.keys.includes(0)) rest += row.first;
   }
-  items = items
-    .filter(({ keys, weight }) => weight > 0 && keys[1] > keys[0])
-    .sort((a, b) => b.weight - a.weight)
-    .slice(0, count);
-  const listed = new Set(items.map(({ keys }) => keys[0]));
-  const rest = restExact
-    ? sumOf(known.map((weight, key) => (listed.has(key) || (state.hideFirst && key === 0) ? 0 : weight))) / c
-    : max(0, total - sumOf(items.map(({ weight }) => weight)));
-  return { items, rest, restExact, total, entropy, left, how, queries, exact };
+  let items = known.map((weight, at) => {
+    const [from, to] = row ? [row.keys[at], row.keys[at] + 1] : cellSpan(at, mean.cols, mean.keys);
+    return state.hideFirst && from === 0
+      ? { keys: [1, to], weight: max(0, weight - first) }
+      : { keys: [from, to], weight };
+  });
+  items = items.filter(({ keys, weight }) => weight > 0 && keys[1] > keys[0]).sort((a, b) => b.weight - a.weight);
+  const sum = (some) => sumOf(some.map(({ weight }) => weight));
+  // Rounded codes may add up to a little more than all.
+  const total = row ? row.total : min(1, sumOf(known));
+  const left = 1 - first < NOTHING ? "query" : "";
+  // A difference of two numbers near 1 is known less well than the sum of what is left, where that is all.
+  const c = first > 0.999 && total > 0.9999 ? sum(items) + rest : 1 - first;
+  rest = (rest + sum(items.splice(count))) / c;
+  return {
+    ...{ items: items.map(({ keys, weight }) => ({ keys, weight: weight / c })), rest, left, queries, exact },
+    // Of a cell's weight what is below the floor is not known.
+    ...{
+      loose: exact ? 0 : (mean.cols * page.floor) / c,
+      total: (total - first) / c,
+      entropy: entropyOf(data, query).value,
+    },
+    how: (exact ? "exact" : isOne(queries) ? "within 2.3 %" : "pooled mean") + (state.hideFirst ? RENORMALISED : ""),
+  };
 }
 
 // What a query gives to each key of k0 .. k1; a cell's weight is spread evenly over its keys.
@@ -248,27 +240,31 @@ function marginAt(values, token, length) {
   return { value: values[cell], span, exact: isOne(span) };
 }
 
-// The entropy of a query: its own where it is kept, else the mean over its cell; without the first key where that is left
-// out, and can be: of a mean over queries it is not known, which says so.
-export function entropyOf(data, query, whole = false) {
+// The entropy of a query, of what is left where the first key is left out: its own where it is kept, else the mean over its cell.
+export function entropyOf(data, query) {
   const row = keptRow(data, query);
-  if (!row) return { ...marginAt(data.entropy, query, data.group.query_len), note: noteOf(whole) };
-  const own = { span: [query, query + 1], exact: true, note: "" };
-  return { ...own, value: state.hideFirst && !whole ? strongest(data, query, 0).entropy : row.entropy };
+  const { hideFirst } = state;
+  if (!row) return marginAt(hideFirst ? data.entropyLeft : data.entropy, query, data.group.query_len);
+  const own = !hideFirst
+    ? row.entropy
+    : row.codes
+      ? entropyOfWeights(weightsOf(row.codes.subarray(1), 16))
+      : row.entropyLeft;
+  return { value: own, span: [query, query + 1], exact: true };
 }
 
-const noteOf = (whole) => (state.hideFirst && !whole ? ", with the first key" : "");
+function entropyOfWeights(weights) {
+  const total = sumOf(weights);
+  return sumOf(weights.map((weight) => (weight > 0 ? -(weight / total) * log(weight / total) : 0)));
+}
 
 // What a key receives, summed over all queries, in words: itself where it is known, else the mean over its cell and the
 // most of one key in it.
 export function receivedOf(data, key) {
-  const { mostRead, group, meta } = data;
+  const { mostRead, group } = data;
   const place = mostRead.keys.indexOf(key);
   if (place >= 0) return { text: short(mostRead.weights[place]), span: [key, key + 1] };
-  const at = (values, most) => {
-    const found = marginAt(values, key, group.key_len);
-    const least = (STEPS * most) / 65535;
-    return { ...found, text: found.value < least ? "\u2264 " + short(least) : "\u2248 " + short(found.value) };
-  };
-  return { ...at(data.received, meta.received_max), most: at(data.peak, meta.peak_max).text };
+  const at = (values) => marginAt(values, key, group.key_len);
+  const { value, span } = at(data.received);
+  return { text: short(value), span, most: short(at(data.peak).value) };
 }
