@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from regard import functional, validation
 from regard.bias_columns import Bias, joined
 from regard.distributed import heads as by_heads
+from regard.distributed import placed
 from regard.distributed.agreement import agree
 from regard.distributed.attend import Strategy, attend
 from regard.distributed.order import Order, pieces, positions
@@ -23,6 +24,7 @@ from regard.distributed.weights import ShardedWeights
 from regard.layout import Layout
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.parts import of_heads
+from regard.positions.placing import rotated
 
 __all__ = ["ContextParallel", "context_parallel"]
 
@@ -46,8 +48,9 @@ def context_parallel(
             output = layer(mine, mask=regard.masks.causal())
         whole = parallel.unshard(output, dim=1)
 
-    A mask is that of the whole text, the same on every rank. Work that it forbids is not done, and keys that no rank
-    needs are not sent.
+    Positions of layers and of embeddings, rotary ones and those that are added, are those of the whole text; an
+    ``offset=`` is where its first token stands. A mask is that of the whole text, the same on every rank. Work that it
+    forbids is not done, and keys that no rank needs are not sent.
 
     Args:
         mesh: a mesh of one dimension, ``mesh["context"]`` of a larger one, or a process group; all processes if None.
@@ -102,7 +105,7 @@ class ContextParallel(TorchFunctionMode):
         Raises:
             ValueError: a length that does not divide into equal pieces, naming the nearest that does.
         """
-        return torch.cat([x.narrow(dim, p.start, p.stop - p.start) for p in self._pieces(x.shape[dim])], dim)
+        return torch.cat([x.narrow(dim, p.start, p.stop - p.start) for p in self.pieces(x.shape[dim])], dim)
 
     @torch.no_grad()
     def unshard(self, x: Tensor, dim: int) -> Tensor:
@@ -116,6 +119,14 @@ class ContextParallel(TorchFunctionMode):
                 cut.append((p.start, share.narrow(dim, start, p.stop - p.start)))
                 start += p.stop - p.start
         return torch.cat([piece for _, piece in sorted(cut, key=lambda each: each[0])], dim)
+
+    def pieces(self, length: int) -> tuple[slice, ...]:
+        """The intervals of a text of ``length`` tokens that this rank holds, in the order in which it does.
+
+        Raises:
+            ValueError: a length that does not divide into equal pieces, naming the nearest that does.
+        """
+        return pieces(length, self.rank, self.world, self.order)
 
     def attention(
         self,
@@ -165,7 +176,7 @@ class ContextParallel(TorchFunctionMode):
             lengths = q.shape[2] * self.world, k.shape[2] * self.world
             sizes = Sizes(layout.batch_shape, q.shape[1], *lengths, q.device, layout.headless)
             for length in lengths:
-                self._pieces(length)
+                self.pieces(length)
             if sinks is not None:
                 validation.check_sinks(sinks, q.shape[1], query)
             bound = None if mask is None else functional.as_mask(mask).bind(sizes)
@@ -191,10 +202,9 @@ class ContextParallel(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is functional.attention:
             return self.attention(*args, **(kwargs or {}))
+        if func is rotated or hasattr(func, "adds_positions"):
+            return placed.HANDLERS[func is rotated](self, func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
-
-    def _pieces(self, length: int) -> tuple[slice, ...]:
-        return pieces(length, self.rank, self.world, self.order)
 
     def _chosen(self, q: Tensor, k: Tensor, v: Tensor) -> Strategy:
         if self.strategy == "heads":

@@ -54,13 +54,13 @@ def part(mask: Mask, rows: slice, keys: slice, sizes: Sizes) -> Mask:
 
 
 def of_heads(mask: Mask, heads: slice) -> Mask:
-    """A bound mask for some heads: its head h is that of ``heads.start + h``."""
+    """A mask for some heads: its head h is that of ``heads.start + h``."""
     if isinstance(mask, And | Or):
         return type(mask)(of_heads(mask.left, heads), of_heads(mask.right, heads))
     if isinstance(mask, Not):
         return Not(of_heads(mask.inner, heads))
     if isinstance(mask, Dense):
-        return mask if mask.tensor.shape[-3] == 1 else Dense(mask.tensor[..., heads, :, :])
+        return mask if mask.tensor.dim() < 3 or mask.tensor.shape[-3] == 1 else Dense(mask.tensor[..., heads, :, :])
     if isinstance(mask, Where):
         rule = mask.rule
         return Where(lambda b, h, q, kv: rule(b, h + heads.start, q, kv))
