@@ -60,7 +60,11 @@ def of_heads(mask: Mask, heads: slice) -> Mask:
     if isinstance(mask, Not):
         return Not(of_heads(mask.inner, heads))
     if isinstance(mask, Dense):
-        return mask if mask.tensor.dim() < 3 or mask.tensor.shape[-3] == 1 else Dense(mask.tensor[..., heads, :, :])
+        if mask.tensor.dim() < 3 or mask.tensor.shape[-3] == 1:
+            return mask
+        some = mask.tensor[..., heads, :, :]
+        # With an axis of sequences, so that as many heads as there are sequences are not taken for those.
+        return Dense(some[None] if some.dim() == 3 else some)
     if isinstance(mask, Where):
         rule = mask.rule
         return Where(lambda b, h, q, kv: rule(b, h + heads.start, q, kv))
