@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from regard.distributed.attend import Strategy
+from regard.distributed.checkpoints import load, save
 from regard.distributed.failures import PeerError
 from regard.distributed.order import Order
 from regard.distributed.parallel import ContextParallel, context_parallel
@@ -19,6 +20,8 @@ __all__ = [
     "ShardedWeights",
     "Strategy",
     "context_parallel",
+    "load",
+    "save",
     "tensor_plan",
     "unfuse",
 ]

@@ -53,7 +53,7 @@ def agree(ranks: Ranks, tensors: Sequence[Tensor], options: str, refused: Except
             )
     other = next(r for r, row in enumerate(everybody) if row != everybody[0])
     raise ValueError(
-        f"mask, scale, softcap, sinks, strategy and order must be the same on every rank, got others on rank {other} "
+        f"mask, scale, softcap, sinks, strategy, order and gradients must be the same on every rank, got others on rank {other} "
         f"than on rank 0; this rank has {options}"
     )
 

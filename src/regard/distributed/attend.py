@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.distributed import gathered, ring
+from regard.distributed.once import once
 from regard.distributed.sharded import Gradients, Sharding
 from regard.distributed.traffic import Ranks
 from regard.engine.merge import with_sinks
@@ -61,8 +62,13 @@ class _Attend(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            first = _Attend.gradients(ctx, *grads)
+        return *once(first, (*ctx.saved_tensors[:4], *grads)), None, None, None
+
+    @staticmethod
+    def gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, out, lse, empty = ctx.saved_tensors
         if ctx.sharding.versions() != ctx.versions:
             raise RuntimeError("mask was written to between attention() and its backward pass; pass mask.clone()")
@@ -84,7 +90,7 @@ class _Attend(torch.autograd.Function):
                 safe = lse.masked_fill(lse == -torch.inf, 0)
                 share = torch.exp(sinks.to(lse.dtype)[:, None] - safe)  # the weight of the sink, (B, H, R)
                 dsinks = (share * rowsum).sum((0, 2)).to(sinks.dtype)
-        return dq, dk, dv, dsinks, None, None, None
+        return dq, dk, dv, dsinks
 
 
 def _groups(sharding: Sharding, k: Tensor, v: Tensor) -> Iterator[tuple[Sharding, slice, slice]]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.distributed.once import once
 from regard.distributed.order import Order, positions
 from regard.distributed.traffic import Ranks
 
@@ -32,8 +33,10 @@ class _ToHeads(torch.autograd.Function):
         return _to_heads(t, ranks, order)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _to_tokens(grads[0], ctx.ranks, ctx.order), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            first = _to_tokens(grads[0], ctx.ranks, ctx.order)
+        return *once([first], grads), None, None
 
 
 class _ToTokens(torch.autograd.Function):
@@ -43,8 +46,10 @@ class _ToTokens(torch.autograd.Function):
         return _to_tokens(t, ranks, order)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _to_heads(grads[0], ctx.ranks, ctx.order), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            first = _to_heads(grads[0], ctx.ranks, ctx.order)
+        return *once([first], grads), None, None
 
 
 def _to_heads(t: Tensor, ranks: Ranks, order: Order) -> Tensor:

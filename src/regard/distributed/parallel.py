@@ -17,14 +17,16 @@ from regard.distributed import heads as by_heads
 from regard.distributed import placed
 from regard.distributed.agreement import agree
 from regard.distributed.attend import Strategy, attend
+from regard.distributed.inside import HANDLERS, check_checkpoint
 from regard.distributed.order import Order, pieces, positions
 from regard.distributed.sharded import Sharding
-from regard.distributed.traffic import Ranks
+from regard.distributed.traffic import Ranks, group_of
 from regard.distributed.weights import ShardedWeights
 from regard.layout import Layout
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.parts import of_heads
 from regard.positions.placing import rotated
+from regard.precision import outside_autocast
 
 __all__ = ["ContextParallel", "context_parallel"]
 
@@ -67,7 +69,7 @@ def context_parallel(
         Liu, Zaharia and Abbeel, Ring Attention with Blockwise Transformers, 2023; Jacobs et al., DeepSpeed Ulysses,
         2023; Brandon et al., Striped Attention, 2023 (even work under a causal mask).
     """
-    return ContextParallel(_group(mesh), strategy, order)
+    return ContextParallel(group_of(mesh), strategy, order)
 
 
 class ContextParallel(TorchFunctionMode):
@@ -88,6 +90,7 @@ class ContextParallel(TorchFunctionMode):
             raise ValueError(f"order must be 'zigzag' or 'contiguous', got {order!r}")
         self.strategy, self.order = strategy, order
         self._ranks = Ranks(group)
+        self._stances: list[Any] = []
         self.rank, self.world = self._ranks.rank, self._ranks.world
 
     @property
@@ -165,46 +168,28 @@ class ContextParallel(TorchFunctionMode):
                 of them.
             PeerError: another rank ended or did not answer in time.
         """
-        refused, text = None, ""
-        try:
-            validation.check_tensors(query, key, value)
-            _check(bias, dropout, impl)
-            validation.check_number(scale, "scale")
-            validation.check_number(softcap, "softcap", positive=True)
-            layout = Layout.of(query)
-            q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, R, D), (B, Hkv, C, D or Dv)
-            lengths = q.shape[2] * self.world, k.shape[2] * self.world
-            sizes = Sizes(layout.batch_shape, q.shape[1], *lengths, q.device, layout.headless)
-            for length in lengths:
-                self.pieces(length)
-            if sinks is not None:
-                validation.check_sinks(sinks, q.shape[1], query)
-            bound = None if mask is None else functional.as_mask(mask).bind(sizes)
-            strategy = self._chosen(q, k, v)
-            text = (
-                f"mask={bound!r}, scale={scale}, softcap={softcap}, sinks={sinks is not None}, bias={bias!r}, "
-                f"strategy={strategy!r}, order={self.order!r}"
-            )
-            scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-            if bias is not None:
-                q, k, scale = self._with_bias(bias, q, k, bound, scale, softcap, sizes)
-        except (TypeError, ValueError) as error:
-            refused = error
-        agree(self._ranks, (query, key, value), text, refused)
-        sharding = Sharding(self.rank, self.world, self.order, bound, sizes, scale or 0.0, softcap)
-        if strategy == "heads":
-            out, lse = self._by_heads(q, k, v, sinks, sharding)
-        else:
-            out, lse = attend(q, k, v, sinks, sharding, self._ranks, strategy)
-        weights = ShardedWeights(q.detach(), k.detach(), lse.detach(), sharding, self._ranks, layout, self)
-        return layout.unfold(out), weights
+        options = {"bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks, "dropout": dropout, "impl": impl}
+        return _attention(query, key, value, mask, self, **options)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is functional.attention:
-            return self.attention(*args, **(kwargs or {}))
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            return handler(self, func, *args, **(kwargs or {}))
         if func is rotated or hasattr(func, "adds_positions"):
             return placed.HANDLERS[func is rotated](self, func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Self:
+        # A compiled graph knows nothing of a mode: it would attend to this rank's share alone.
+        stance = torch.compiler.set_stance("force_eager")
+        stance.__enter__()
+        self._stances.append(stance)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stances.pop().__exit__(*error)
 
     def _chosen(self, q: Tensor, k: Tensor, v: Tensor) -> Strategy:
         if self.strategy == "heads":
@@ -239,15 +224,12 @@ class ContextParallel(TorchFunctionMode):
         q, k, v = (by_heads.to_heads(t, self._ranks, self.order) for t in (q, k, v))
         first = self.rank * q.shape[1]
         some = slice(first, first + q.shape[1])
-        out, weights = functional.attention(
-            q,
-            k,
-            v,
-            None if sharding.mask is None else of_heads(sharding.mask, some),
-            scale=sharding.scale,
-            softcap=sharding.softcap,
-            sinks=None if sinks is None else sinks[some],
-        )
+        mask = None if sharding.mask is None else of_heads(sharding.mask, some)
+        sinks = None if sinks is None else sinks[some]
+        options: Any = {"scale": sharding.scale, "softcap": sharding.softcap, "sinks": sinks}
+        # These are whole texts: no context that this is called in has anything to say of them.
+        with torch._C.DisableTorchFunction(), torch.compiler.set_stance("default"):
+            out, weights = functional.attention(q, k, v, mask, **options)
         lse = by_heads.to_tokens(weights.lse[..., None], self._ranks, self.order)  # (B, H, R, 1)
         return by_heads.to_tokens(out, self._ranks, self.order), lse[..., 0]
 
@@ -270,23 +252,54 @@ def _check(bias: Any, dropout: float, impl: str) -> None:
         raise ValueError(f'impl must be "auto" with context_parallel, got {impl!r}')
 
 
-def _group(mesh: DeviceMesh | dist.ProcessGroup | None) -> dist.ProcessGroup:
-    if not dist.is_available() or not dist.is_initialized():
-        raise ValueError(
-            "context_parallel() needs a process group: start the script with torchrun, and call "
-            "torch.distributed.init_process_group() first"
+@outside_autocast
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask | Tensor | None,
+    parallel: ContextParallel,
+    *,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+    sinks: Any,
+    dropout: Any,
+    impl: Any,
+) -> tuple[Tensor, ShardedWeights]:
+    """:meth:`ContextParallel.attention`, which says what it takes and gives."""
+    refused, text = None, ""
+    try:
+        check_checkpoint()
+        validation.check_tensors(query, key, value)
+        _check(bias, dropout, impl)
+        validation.check_number(scale, "scale")
+        validation.check_number(softcap, "softcap", positive=True)
+        layout = Layout.of(query)
+        q, k, v = layout.fold(query), layout.fold(key), layout.fold(value)  # (B, H, R, D), (B, Hkv, C, D or Dv)
+        lengths = q.shape[2] * parallel.world, k.shape[2] * parallel.world
+        sizes = Sizes(layout.batch_shape, q.shape[1], *lengths, q.device, layout.headless)
+        for length in lengths:
+            parallel.pieces(length)
+        if sinks is not None:
+            validation.check_sinks(sinks, q.shape[1], query)
+        bound = None if mask is None else functional.as_mask(mask).bind(sizes)
+        strategy = parallel._chosen(q, k, v)
+        graph = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *([] if sinks is None else [sinks])))
+        text = (
+            f"mask={bound!r}, scale={scale}, softcap={softcap}, sinks={sinks is not None}, bias={bias!r}, "
+            f"strategy={strategy!r}, order={parallel.order!r}, gradients={graph}"
         )
-    if mesh is None:
-        world = dist.group.WORLD
-        assert world is not None
-        return world
-    if isinstance(mesh, DeviceMesh):
-        if mesh.ndim != 1:
-            raise ValueError(
-                f"mesh must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}; name the one that cuts the "
-                'text, mesh["context"]'
-            )
-        return mesh.get_group()
-    if isinstance(mesh, dist.ProcessGroup):
-        return mesh
-    raise TypeError(f"mesh must be a DeviceMesh or a ProcessGroup, got {type(mesh).__name__}")
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+        if bias is not None:
+            q, k, scale = parallel._with_bias(bias, q, k, bound, scale, softcap, sizes)
+    except Exception as error:  # whatever it is, the others must not wait
+        refused = error
+    agree(ranks, (query, key, value), text, refused)
+    sharding = Sharding(parallel.rank, parallel.world, parallel.order, bound, sizes, scale or 0.0, softcap)
+    if strategy == "heads":
+        out, lse = parallel._by_heads(q, k, v, sinks, sharding)
+    else:
+        out, lse = attend(q, k, v, sinks, sharding, parallel._ranks, strategy)
+    weights = ShardedWeights(q.detach(), k.detach(), lse.detach(), sharding, parallel._ranks, layout, parallel)
+    return layout.unfold(out), weights

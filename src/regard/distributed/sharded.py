@@ -75,6 +75,8 @@ class Sharding:
         for local_rows, at_rows in zip(_packed(of_rows), of_rows, strict=True):
             for local_keys, at_keys in zip(_packed(of_keys), of_keys, strict=True):
                 counts = at_rows.stop - at_rows.start, at_keys.stop - at_keys.start
+                if 0 in counts:
+                    continue
                 sizes = replace(self.sizes, query_len=counts[0], key_len=counts[1])
                 mask = None if self.mask is None else part(self.mask, at_rows, at_keys, self.sizes)
                 if not _forbidden(mask, sizes):
@@ -110,10 +112,12 @@ class Sharding:
             problem, values, plan = self._planned(at, q, k, v)
             found, found_lse = execute.forward(problem, values, plan, 0)
             r = at.rows
-            out[:, :, r], lse[:, :, r] = merge(out[:, :, r], lse[:, :, r], found.to(out.dtype), found_lse)
+            out[:, :, r], lse[:, :, r] = merge(out[:, :, r], lse[:, :, r], found, found_lse)
 
     def _planned(self, at: Part, q: Tensor, k: Tensor, v: Tensor) -> tuple[Problem, Tensor, Plan]:
-        problem, values = self.problem(at, q, k), v[:, :, at.keys]
+        # Rounded to half precision part by part, sums over many parts would miss its budget.
+        dtype = compute_dtype(q.dtype)
+        problem, values = self.problem(at, q.to(dtype), k.to(dtype)), v[:, :, at.keys].to(dtype)
         if q.device.type == "cpu":
             plan = make_plan(problem, values, "auto")
         else:
@@ -137,7 +141,8 @@ class Gradients:
     def __post_init__(self) -> None:
         dtype = compute_dtype(self.q.dtype)
         self.dq = torch.zeros(self.q.shape, dtype=dtype, device=self.q.device)
-        self.delta = (self.grad.to(dtype) * self.out.to(dtype)).sum(-1, keepdim=True)  # (B, H, R, 1)
+        self.out, self.grad = self.out.to(dtype), self.grad.to(dtype)
+        self.delta = (self.grad * self.out).sum(-1, keepdim=True)  # (B, H, R, 1)
 
     def add(self, owner: int, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
         """Add the share of the keys of ``owner`` to dq, and theirs to dk (B, Hkv, C, D) and dv (B, Hkv, C, Dv)."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from regard.distributed.failures import PeerError, lost
 
-__all__ = ["Moving", "Ranks"]
+__all__ = ["Moving", "Ranks", "group_of"]
 
 
 @dataclass
@@ -108,3 +109,26 @@ class Moving:
             with self.ranks.named(peer):
                 work.wait()
         return self.coming
+
+
+def group_of(mesh: DeviceMesh | dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """The process group of a mesh of one dimension, or that of all processes."""
+    if not dist.is_available() or not dist.is_initialized():
+        raise ValueError(
+            "context_parallel() needs a process group: start the script with torchrun, and call "
+            "torch.distributed.init_process_group() first"
+        )
+    if mesh is None:
+        world = dist.group.WORLD
+        assert world is not None
+        return world
+    if isinstance(mesh, DeviceMesh):
+        if mesh.ndim != 1:
+            raise ValueError(
+                f"mesh must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}; name the one that cuts the "
+                'text, mesh["context"]'
+            )
+        return mesh.get_group()
+    if isinstance(mesh, dist.ProcessGroup):
+        return mesh
+    raise TypeError(f"mesh must be a DeviceMesh or a ProcessGroup, got {type(mesh).__name__}")

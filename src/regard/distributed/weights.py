@@ -18,6 +18,7 @@ from regard.engine.problem import Problem, compute_dtype
 from regard.engine.stream import Block, blocks
 from regard.folds import Fold, Rows, TopK
 from regard.layout import Layout
+from regard.precision import outside_autocast
 
 if TYPE_CHECKING:
     from regard.distributed.parallel import ContextParallel
@@ -119,6 +120,7 @@ class ShardedWeights:
         found: Tensor = self.ask((name, *given))[0]
         return found
 
+    @outside_autocast
     @torch.no_grad()
     def ask(self, *questions: Question) -> tuple[Any, ...]:
         """Several questions in one pass of the keys over the ranks: names, or tuples of a name and its arguments.
@@ -148,6 +150,7 @@ class ShardedWeights:
                     _feed(block, self._lse[:, :, at.rows], row, key, summed)
         return tuple(self._answer(fold) for fold in summed)
 
+    @outside_autocast
     @torch.no_grad()
     def rows(self, queries: Sequence[int] | Tensor) -> Tensor:
         """The whole rows of some queries of the text, (..., H, n, S), on every rank: O(n S) memory.
