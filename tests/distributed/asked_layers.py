@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from tests.distributed.asked import BATCH, LENGTH, difference
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
@@ -258,3 +258,34 @@ def planned(some: Any, gated: bool) -> float:
         out.square().sum().backward()
         found.append([out.detach(), *(whole(p.grad) for p in model.parameters())])
     return max(difference(a, b) for a, b in zip(*found, strict=True))
+
+
+def heads_and_text(order: str) -> dict[str, float]:
+    """A layer cut by heads over two ranks, on texts that are cut over two: both axes of a mesh at once."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("context", "tensor"))
+    theirs = regard.distributed.unfuse(made("rotary"))
+    ours = parallelize_module(made("rotary"), mesh["tensor"], HeadParallel())
+    parallel = context_parallel(mesh["context"], order=order)
+    x = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    found = {}
+    for name, mask in {"causal": masks.causal(), "by head": masks.causal() & masks.where(odd_heads)}.items():
+        truth = theirs(x, mask=mask)
+        wanted = torch.autograd.grad(truth.square().sum(), list(theirs.parameters()))
+        with parallel:
+            out = ours(parallel.shard(x, 1), mask=mask)
+        found[name] = difference(parallel.unshard(out.detach(), 1), truth.detach())
+        shares = torch.autograd.grad(out.square().sum(), list(ours.parameters()))
+        for share, gradient in zip(shares, wanted, strict=True):
+            mine = whole(share).contiguous()
+            dist.all_reduce(mine, group=mesh["context"].get_group())
+            found[name] = max(found[name], difference(mine, gradient) / 10)  # sums over 64 tokens of squares
+    return found
+
+
+def to_torch(some: Any) -> str:
+    layer = parallelize_module(regard.MultiHeadAttention(16, 4), mesh_of(some), HeadParallel())
+    try:
+        layer.to_torch()
+    except ValueError as error:
+        return str(error)
+    return "nothing"

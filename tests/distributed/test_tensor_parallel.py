@@ -57,6 +57,18 @@ def test_a_mask_of_another_number_of_heads_is_refused(crew):
         )
 
 
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+def test_heads_over_some_ranks_and_texts_over_others(crew, order):
+    for found in crew(asked_layers.heads_and_text, order):
+        assert set(found) == {"causal", "by head"}
+        assert max(found.values()) <= 1e-12, found
+
+
+def test_a_layer_that_is_cut_is_not_one_of_torch(crew):
+    for found in crew(asked.on, 4, asked_layers.to_torch):
+        assert "ColumnProjection in the place of a projection" in found
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_the_plan_of_a_decoder(crew, gated):
     assert max(crew(asked.on, 4, asked_layers.planned, gated)) <= 1e-12
