@@ -16,7 +16,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 import regard
 from regard import masks, positions
 from regard.distributed import HeadParallel, HiddenParallel, context_parallel
-from regard.models import Decoder, DecoderConfig
+from regard.models import Decoder, DecoderConfig, Encoder, EncoderConfig, generate
 from regard.models.feed_forward import GatedFeedForward
 
 WIDTH = 16
@@ -242,22 +242,42 @@ def mask_of_other_heads(some: Any) -> str:
 def decoder(gated: bool = True, positions: str = "rotary", layers: int = 2) -> Decoder:
     torch.manual_seed(0)
     sizes = {"vocab_size": 11, "d_model": 16, "num_layers": layers, "num_heads": 4, "num_kv_heads": 4, "d_mlp": 24}
-    return Decoder(DecoderConfig(**sizes, gated=gated, positions=positions, qk_norm=True)).double()
+    return Decoder(DecoderConfig(**sizes, gated=gated, positions=positions, qk_norm=True, max_len=64)).double()
 
 
-def planned(some: Any, gated: bool) -> float:
-    """A decoder cut by tensor_plan beside the whole one: logits and all gradients."""
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "d_model": 16, "num_layers": 1, "num_heads": 4, "d_mlp": 24, "max_len": 12}
+    return Encoder(EncoderConfig(**sizes, dropout=0.0, attention_dropout=0.0)).double()
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "gated decoder": decoder,
+    "plain decoder": lambda: decoder(gated=False, positions="sinusoidal"),
+    "encoder": encoder,
+}
+
+
+def planned(some: Any, name: str) -> float:
+    """A model cut by tensor_plan beside the whole one: its output and all gradients."""
     tokens = torch.randint(11, (BATCH, 12), generator=torch.Generator().manual_seed(5))
-    theirs = regard.distributed.unfuse(decoder(gated))
-    ours = decoder(gated)
+    theirs, ours = regard.distributed.unfuse(MODELS[name]()), MODELS[name]()
     parallelize_module(ours, mesh_of(some), regard.distributed.tensor_plan(ours))
     assert list(ours.state_dict()) == list(theirs.state_dict())
     found = []
     for model in (ours, theirs):
         out = model(tokens)
-        out.square().sum().backward()
+        (out * torch.linspace(0, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
         found.append([out.detach(), *(whole(p.grad) for p in model.parameters())])
     return max(difference(a, b) for a, b in zip(*found, strict=True))
+
+
+def generated(some: Any) -> bool:
+    """Whether a decoder cut by tensor_plan writes what the whole one writes, token by token with caches."""
+    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    ours = decoder()
+    parallelize_module(ours, mesh_of(some), regard.distributed.tensor_plan(ours))
+    return torch.equal(generate(ours, prompt, 5), generate(decoder(), prompt, 5))
 
 
 def heads_and_text(order: str) -> dict[str, float]:

@@ -69,9 +69,13 @@ def test_a_layer_that_is_cut_is_not_one_of_torch(crew):
         assert "ColumnProjection in the place of a projection" in found
 
 
-@pytest.mark.parametrize("gated", [True, False])
-def test_the_plan_of_a_decoder(crew, gated):
-    assert max(crew(asked.on, 4, asked_layers.planned, gated)) <= 1e-12
+@pytest.mark.parametrize("name", asked_layers.MODELS)
+def test_the_plan_of_a_model(crew, name):
+    assert max(crew(asked.on, 4, asked_layers.planned, name)) <= 1e-12
+
+
+def test_a_model_that_is_cut_writes_the_same_text(crew):
+    assert all(crew(asked.on, 4, asked_layers.generated))
 
 
 def test_an_unfused_layer_is_the_layer():

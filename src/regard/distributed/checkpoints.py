@@ -36,6 +36,14 @@ def save(path: str | Path, state: State, *, group: dist.ProcessGroup | None = No
         model_state, optimizer_state = get_state_dict(model, optimizer)  # of torch.distributed.checkpoint.state_dict
         regard.distributed.save("run/latest", {"model": model_state, "optimizer": optimizer_state, "step": step})
 
+    >>> import tempfile, torch, regard
+    >>> state = {"weight": torch.zeros(2), "step": 0}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     regard.distributed.save(folder, {"weight": torch.ones(2), "step": 3})
+    ...     regard.distributed.load(folder, state)
+    >>> state
+    {'weight': tensor([1., 1.]), 'step': 3}
+
     Tensors go to files in the safetensors format, through :mod:`torch.distributed.checkpoint` with its
     HuggingFaceStorageWriter, in a new folder within ``path``; numbers and words go to ``path/checkpoint.json``, which
     names that folder, and takes the place of the one before in one step, when all ranks have written all they had. If a
