@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from tests.distributed.asked import difference
-from tests.distributed.asked_layers import decoder, mesh_of, whole
+from tests.distributed.asked_heads import decoder, mesh_of, whole
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict

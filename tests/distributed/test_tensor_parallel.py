@@ -6,22 +6,22 @@ import re
 
 import pytest
 import torch
-from tests.distributed import asked, asked_layers
+from tests.distributed import asked, asked_heads
 
 import regard
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("name", asked_layers.LAYERS)
+@pytest.mark.parametrize("name", asked_heads.LAYERS)
 def test_a_layer_cut_by_heads_is_the_whole_layer(crew, name, world):
-    for found in crew(asked.on, world, asked_layers.by_heads, name)[:world]:
+    for found in crew(asked.on, world, asked_heads.by_heads, name)[:world]:
         assert set(found) >= {"output", "x", "q_proj.weight", "out_proj.weight"}
         for what, worst in found.items():
             assert worst <= 1e-12, (what, worst)
 
 
 def test_weights_and_caches_are_of_the_heads_of_a_rank(crew):
-    for rank, found in enumerate(crew(asked.on, 4, asked_layers.weights_and_cache)):
+    for rank, found in enumerate(crew(asked.on, 4, asked_heads.weights_and_cache)):
         assert found["kv heads"] == 1
         assert f"heads={2 * rank}:{2 * rank + 2} of 8" in found["shown"]
         for what in ("output", "weights", "cache"):
@@ -46,12 +46,21 @@ SAID = {
 
 @pytest.mark.parametrize("name", SAID)
 def test_what_cannot_be_cut_is_refused_by_name(crew, name):
-    for found in crew(asked.on, 4, asked_layers.refused, name):
+    for found in crew(asked.on, 4, asked_heads.refused, name):
         assert re.match(SAID[name], found), found
 
 
+def test_dropout_that_comes_later_is_refused(crew):
+    for found in crew(asked.on, 4, asked_heads.dropped):
+        assert re.match(r"dropout of weights must be 0 in a layer that is cut by heads, got 0.5: .*\.eval\(\)", found)
+
+
+def test_parameters_are_drawn_for_the_whole_layer(crew):
+    assert crew(asked.on, 4, asked_heads.drawn) == [[]] * 4
+
+
 def test_a_mask_of_another_number_of_heads_is_refused(crew):
-    for found in crew(asked.on, 4, asked_layers.mask_of_other_heads):
+    for found in crew(asked.on, 4, asked_heads.mask_of_other_heads):
         assert re.match(r"mask must be that of the whole layer, whose num_heads is 8, or one .* got 2 heads", found), (
             found
         )
@@ -59,31 +68,31 @@ def test_a_mask_of_another_number_of_heads_is_refused(crew):
 
 @pytest.mark.parametrize("order", ["zigzag", "contiguous"])
 def test_heads_over_some_ranks_and_texts_over_others(crew, order):
-    for found in crew(asked_layers.heads_and_text, order):
+    for found in crew(asked_heads.heads_and_text, order):
         assert set(found) == {"causal", "by head"}
         assert max(found.values()) <= 1e-12, found
 
 
 def test_a_layer_that_is_cut_is_not_one_of_torch(crew):
-    for found in crew(asked.on, 4, asked_layers.to_torch):
+    for found in crew(asked.on, 4, asked_heads.to_torch):
         assert "ColumnProjection in the place of a projection" in found
 
 
-@pytest.mark.parametrize("name", asked_layers.MODELS)
+@pytest.mark.parametrize("name", asked_heads.MODELS)
 def test_the_plan_of_a_model(crew, name):
-    assert max(crew(asked.on, 4, asked_layers.planned, name)) <= 1e-12
+    assert max(crew(asked.on, 4, asked_heads.planned, name)) <= 1e-12
 
 
 def test_a_model_that_is_cut_writes_the_same_text(crew):
-    assert all(crew(asked.on, 4, asked_layers.generated))
+    assert all(crew(asked.on, 4, asked_heads.generated))
 
 
 def test_an_unfused_layer_is_the_layer():
-    for name in asked_layers.LAYERS:
-        if "d_context" not in asked_layers.LAYERS[name][0]():
-            layer = asked_layers.made(name)
-            truth, wanted = asked_layers.run(layer, name)
-            out, gradients = asked_layers.run(regard.distributed.unfuse(asked_layers.made(name)), name)
+    for name in asked_heads.LAYERS:
+        if "d_context" not in asked_heads.LAYERS[name][0]():
+            layer = asked_heads.made(name)
+            truth, wanted = asked_heads.run(layer, name)
+            out, gradients = asked_heads.run(regard.distributed.unfuse(asked_heads.made(name)), name)
             assert asked.difference(out, truth) <= 1e-13
             assert asked.difference(gradients["x"], wanted["x"]) <= 1e-12
             rows = [gradients[f"{part}_proj.weight"] for part in "qkv"]
@@ -105,7 +114,7 @@ def test_unfusing_keeps_what_is_frozen_and_trained():
 
 
 def test_unfusing_refuses_a_wrapped_projection_and_changes_nothing():
-    model = torch.nn.ModuleList([regard.MultiHeadAttention(16, 4), asked_layers.REFUSED["wrapped"]()])
+    model = torch.nn.ModuleList([regard.MultiHeadAttention(16, 4), asked_heads.REFUSED["wrapped"]()])
     with pytest.raises(
         TypeError, match=r"unfuse\(module\): in_proj must be the FusedProjection .* got Linear; do this"
     ):

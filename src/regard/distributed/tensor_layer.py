@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from regard import biases, layer_checks
 from regard.bias_columns import Bias
 from regard.context import Context
-from regard.distributed.tensor_projections import shared
+from regard.distributed.tensor_projections import draw, shared
 from regard.masks.algebra import Mask
 from regard.masks.parts import of_heads
 from regard.masks.rules import Dense
@@ -38,6 +38,11 @@ class HeadParallelAttention(MultiHeadAttention):
 
     def forward(self, x: Tensor, context: Any = None, *, mask: Mask | Tensor | None = None, **options: Any) -> Any:
         """See :meth:`regard.MultiHeadAttention.forward`; need_weights gives the weights of this rank's heads."""
+        if self.training and self.dropout:
+            raise ValueError(
+                f"dropout of weights must be 0 in a layer that is cut by heads, got {self.dropout}: heads of different "
+                "ranks would drop alike; set layer.dropout = 0.0, or call .eval()"
+            )
         if layer_checks.axes(x) == 2:  # comes again with a batch axis
             return super().forward(x, context, mask=mask, **options)
         mask = mask_of_heads(mask, self.heads, self.all_heads, x)
@@ -46,6 +51,15 @@ class HeadParallelAttention(MultiHeadAttention):
     def project_context(self, context: Tensor | tuple[Tensor, Tensor]) -> Context:
         """See :meth:`regard.MultiHeadAttention.project_context`; of this rank's heads."""
         return super().project_context(self._shared(context))
+
+    def _reset_own(self) -> None:
+        for last in [self.out_proj] if self.gate is None else [self.out_proj, self.gate_proj]:
+            last.reset_parameters()
+        for linear in self._projections():
+            draw(linear.weight, nn.init.xavier_uniform_)
+        for zero in (self.sinks, *(m.bias for m in self.modules() if isinstance(m, nn.Linear))):
+            if zero is not None:
+                nn.init.zeros_(zero)
 
     def _shared(self, context: Any) -> Any:
         if isinstance(context, Tensor):

@@ -137,6 +137,8 @@ def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     {'blocks.0.attention': HeadParallel(), 'blocks.0.mlp': HiddenParallel()}
 
     Embeddings, norms of the stream and the output stay whole on every rank, where their gradients come out the same.
+    Parameters are drawn before the model is cut, or by each layer's own ``reset_parameters()``: on CPUs, what
+    :mod:`torch.nn.init` draws for one that is cut is alike on all ranks.
 
     Args:
         model: a model of :mod:`regard.models`, or any with :class:`regard.MultiHeadAttention` in it.

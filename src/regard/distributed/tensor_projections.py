@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.func import functional_call
 from regard.layer_calls import local
 from regard.projection import Projection, linear
 
-__all__ = ["ColumnProjection", "EachRank", "RowProjection", "cut", "shared", "total"]
+__all__ = ["ColumnProjection", "EachRank", "RowProjection", "cut", "draw", "shared", "total"]
 
 
 def shared(t: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -36,7 +38,41 @@ def cut(parameter: Tensor, mesh: DeviceMesh, placement: Placement, source: int |
     return nn.Parameter(whole, requires_grad=parameter.requires_grad)
 
 
-class ColumnProjection(Projection):
+def draw(parameter: Tensor, init: Callable[[Tensor], Any]) -> None:
+    """New numbers for a parameter over ranks, drawn for the whole of it and then cut, as rank 0 draws them.
+
+    Drawn by each rank for its part, they would be alike on ranks of equal seeds: on CPUs, PyTorch does no better.
+    """
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    init(whole)
+    _assign(parameter, whole)
+
+
+@torch.no_grad()
+def _assign(parameter: Tensor, whole: Tensor) -> None:
+    assert isinstance(parameter, DTensor)
+    parameter.copy_(distribute_tensor(whole.detach(), parameter.device_mesh, parameter.placements))
+
+
+class _Cut(Projection):
+    """What both kinds of projections over ranks have."""
+
+    def __init__(self, own: Projection, mesh: DeviceMesh) -> None:
+        super().__init__(own.in_features, own.out_features, False, "meta", own.weight.dtype)
+        self.mesh = mesh
+        self.train(own.training)
+
+    def reset_parameters(self) -> None:
+        """As :class:`torch.nn.Linear`, for the whole of it."""
+        if not isinstance(self.weight, DTensor):  # while it is made
+            return
+        draw(self.weight, lambda t: nn.init.kaiming_uniform_(t, a=math.sqrt(5)))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            draw(self.bias, lambda t: nn.init.uniform_(t, -bound, bound))
+
+
+class ColumnProjection(_Cut):
     """A projection of which each rank has some rows, and computes those columns of the output: of its heads.
 
     Attributes:
@@ -46,11 +82,9 @@ class ColumnProjection(Projection):
     """
 
     def __init__(self, own: Projection, mesh: DeviceMesh, source: int | None) -> None:
-        super().__init__(own.in_features, own.out_features, False, "meta", own.weight.dtype)
-        self.mesh = mesh
+        super().__init__(own, mesh)
         self.weight = cut(own.weight, mesh, Shard(0), source)
         self.bias = None if own.bias is None else cut(own.bias, mesh, Shard(0), source)
-        self.train(own.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """This rank's columns of the projection of an input (..., K), (..., N / ranks)."""
@@ -63,7 +97,7 @@ class ColumnProjection(Projection):
         return f"{super().extra_repr()}, rows over {self.mesh.size()} ranks"
 
 
-class RowProjection(Projection):
+class RowProjection(_Cut):
     """A projection of which each rank has some columns, for its part of the input; the output is the sum over ranks.
 
     Attributes:
@@ -73,11 +107,9 @@ class RowProjection(Projection):
     """
 
     def __init__(self, own: Projection, mesh: DeviceMesh, source: int | None) -> None:
-        super().__init__(own.in_features, own.out_features, False, "meta", own.weight.dtype)
-        self.mesh = mesh
+        super().__init__(own, mesh)
         self.weight = cut(own.weight, mesh, Shard(1), source)
         self.bias = None if own.bias is None else cut(own.bias, mesh, Replicate(), source)
-        self.train(own.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """The projection (..., N) of an input of which this rank has (..., K / ranks)."""
@@ -108,6 +140,13 @@ class EachRank(nn.Module):
         # What is computed, and no submodule: its parameters are here.
         object.__setattr__(self, "_own", copy.deepcopy(own).to("meta"))
         self.train(own.training)
+
+    def reset_parameters(self) -> None:
+        """As the module's own."""
+        own: Any = copy.deepcopy(self._own).to_empty(device=next(self.parameters()).device)
+        own.reset_parameters()
+        for name, parameter in self.named_parameters(recurse=False):
+            _assign(parameter, getattr(own, name))
 
     def forward(self, x: Tensor) -> Tensor:
         """What the module makes of x."""
