@@ -117,3 +117,15 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
 def test_a_state_is_a_dictionary(tmp_path):
     with pytest.raises(TypeError, match=r"state must be a dictionary, got list"):
         save(tmp_path, [1])
+
+
+def test_an_index_that_cannot_be_put_in_place_leaves_the_one_before(tmp_path, monkeypatch):
+    save(tmp_path, asked_training.plain(1.0))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+        with pytest.raises(OSError, match="read-only"):
+            save(tmp_path, asked_training.plain(2.0))
+    assert_loads(tmp_path, 1.0)
+    save(tmp_path, asked_training.plain(3.0))
+    assert_loads(tmp_path, 3.0)
+    assert len(list(tmp_path.iterdir())) == 2
