@@ -199,6 +199,9 @@ def unheard_of(some: Any) -> str:
 
 
 class _Broken(masks.Mask):
+    def allowed(self, *at: Any) -> Any:
+        raise NotImplementedError
+
     def bind(self, sizes: Any) -> Any:
         raise OSError("the ids are on a disk that is not there")
 

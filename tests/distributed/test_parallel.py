@@ -72,8 +72,8 @@ SAID = {
     "shape": r"ValueError: key must have the same shape and dtype on every rank, got \(2, 4, 8, 16\) float32 on rank "
     r"0, .*\(2, 4, 4, 16\) float32 on rank 3; every rank holds an equal share",
     "dtype": r"ValueError: query must have the same shape and dtype on every rank, .* float64 on rank 3",
-    "mask": r"ValueError: mask, scale, softcap, sinks, strategy, order and gradients must be the same on every rank, got others "
-    r"on rank 3 than on rank 0; this rank has mask=",
+    "mask": r"ValueError: mask, scale, softcap, sinks, strategy, order and gradients must be the same on every rank, "
+    r"got others on rank 3 than on rank 0; this rank has mask=",
     "dropout": r"ValueError: dropout must be 0 with context_parallel, got 0.1: .*; call .eval\(\)",
     "bias": r"TypeError: bias must be of low rank, from regard.biases, with context_parallel, got Tensor",
     "impl": r'ValueError: impl must be "auto" with context_parallel, got \'reference\'',

@@ -53,8 +53,8 @@ def agree(ranks: Ranks, tensors: Sequence[Tensor], options: str, refused: Except
             )
     other = next(r for r, row in enumerate(everybody) if row != everybody[0])
     raise ValueError(
-        f"mask, scale, softcap, sinks, strategy, order and gradients must be the same on every rank, got others on rank {other} "
-        f"than on rank 0; this rank has {options}"
+        "mask, scale, softcap, sinks, strategy, order and gradients must be the same on every rank, got others on rank "
+        f"{other} than on rank 0; this rank has {options}"
     )
 
 

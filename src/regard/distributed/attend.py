@@ -54,43 +54,45 @@ class _Attend(torch.autograd.Function):
         empty = lse == -torch.inf
         if sinks is not None:
             out, lse = with_sinks(out, lse, sinks)
-        out = out.to(v.dtype)
         ctx.save_for_backward(q, k, v, sinks, out, lse, empty)
         ctx.sharding, ctx.ranks, ctx.strategy = sharding, ranks, strategy
         ctx.versions = sharding.versions()
         ctx.set_materialize_grads(False)
-        return out, lse
+        return out.to(v.dtype), lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            first = _Attend.gradients(ctx, *grads)
-        return *once(first, (*ctx.saved_tensors[:4], *grads)), None, None, None
+            saved = ctx.saved_tensors  # once: a checkpoint computes them again each time
+            first = _gradients(ctx, saved, *grads)
+        return *once(first, (*saved[:4], *grads)), None, None, None
 
-    @staticmethod
-    def gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, sinks, out, lse, empty = ctx.saved_tensors
-        if ctx.sharding.versions() != ctx.versions:
-            raise RuntimeError("mask was written to between attention() and its backward pass; pass mask.clone()")
-        grad = torch.zeros_like(out) if grad is None else grad
-        if bool(empty.any()):  # such a row passes no gradient, whatever the loss says of its constant output
-            grad = grad.masked_fill(empty[..., None], 0)
-            grad_lse = None if grad_lse is None else grad_lse.masked_fill(empty, 0) if sinks is None else grad_lse
-        with torch.autocast(v.device.type, enabled=False):
-            dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
-            for some, h, kv in _groups(ctx.sharding, k, v):
-                more = None if grad_lse is None else grad_lse[:, h]
-                gradients = Gradients(some, q[:, h], out[:, h], lse[:, h], grad[:, h], more)
-                dk[:, kv], dv[:, kv] = WAYS[ctx.strategy].backward(some, ctx.ranks, gradients, k[:, kv], v[:, kv])
-                dq[:, h] = gradients.dq
-            dsinks = None
-            if sinks is not None and ctx.needs_input_grad[3]:
-                rowsum = -(grad.to(lse.dtype) * out).sum(-1)  # (B, H, R)
-                rowsum = rowsum if grad_lse is None else rowsum + grad_lse
-                safe = lse.masked_fill(lse == -torch.inf, 0)
-                share = torch.exp(sinks.to(lse.dtype)[:, None] - safe)  # the weight of the sink, (B, H, R)
-                dsinks = (share * rowsum).sum((0, 2)).to(sinks.dtype)
-        return dq, dk, dv, dsinks
+
+def _gradients(
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor | None, grad_lse: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    q, k, v, sinks, out, lse, empty = saved
+    if ctx.sharding.versions() != ctx.versions:
+        raise RuntimeError("mask was written to between attention() and its backward pass; pass mask.clone()")
+    grad = torch.zeros_like(out) if grad is None else grad
+    if bool(empty.any()):  # such a row passes no gradient, whatever the loss says of its constant output
+        grad = grad.masked_fill(empty[..., None], 0)
+        grad_lse = None if grad_lse is None else grad_lse.masked_fill(empty, 0) if sinks is None else grad_lse
+    with torch.autocast(v.device.type, enabled=False):
+        dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+        for some, h, kv in _groups(ctx.sharding, k, v):
+            more = None if grad_lse is None else grad_lse[:, h]
+            gradients = Gradients(some, q[:, h], out[:, h], lse[:, h], grad[:, h], more)
+            dk[:, kv], dv[:, kv] = WAYS[ctx.strategy].backward(some, ctx.ranks, gradients, k[:, kv], v[:, kv])
+            dq[:, h] = gradients.dq
+        dsinks = None
+        if sinks is not None and ctx.needs_input_grad[3]:
+            rowsum = -(grad.to(lse.dtype) * out).sum(-1)  # (B, H, R)
+            rowsum = rowsum if grad_lse is None else rowsum + grad_lse
+            safe = lse.masked_fill(lse == -torch.inf, 0)
+            share = torch.exp(sinks.to(lse.dtype)[:, None] - safe)  # the weight of the sink, (B, H, R)
+            dsinks = (share * rowsum).sum((0, 2)).to(sinks.dtype)
+    return dq, dk, dv, dsinks
 
 
 def _groups(sharding: Sharding, k: Tensor, v: Tensor) -> Iterator[tuple[Sharding, slice, slice]]:

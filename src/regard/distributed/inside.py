@@ -1,4 +1,4 @@
-"""What else attends, or goes backward, inside of a context: done over the ranks, or refused by name.
+"""What else attends inside of a context: done over the ranks, or refused by name.
 
 A call that attends to this rank's share alone would be wrong and not say so.
 """
@@ -63,20 +63,6 @@ def _sdpa(
     return parallel.attention(query, key, value, mask, scale=scale, dropout=dropout_p)[0]
 
 
-def _backward(
-    parallel: ContextParallel,
-    func: Any,
-    tensor: Tensor,
-    gradient: Tensor | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: Any = None,
-) -> None:
-    # A mode is off while it handles a call: what a checkpoint computes again would not be cut over ranks.
-    with parallel:
-        torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
-
-
 def _cache(parallel: ContextParallel, func: Any, cache: Any, *args: Any, **kwargs: Any) -> Any:
     if cache is not None:
         raise ValueError(
@@ -103,7 +89,6 @@ HANDLERS: dict[Any, Handler] = {
     F.scaled_dot_product_attention: _sdpa,
     torch.ops.aten.scaled_dot_product_attention: _sdpa,
     torch.ops.aten.scaled_dot_product_attention.default: _sdpa,
-    Tensor.backward: _backward,
     layer_checks.check_cache: _cache,
     latent_checks.check_call: _cache,
     F.multi_head_attention_forward: _refused("nn.MultiheadAttention"),
@@ -114,14 +99,15 @@ HANDLERS: dict[Any, Handler] = {
 
 
 def check_checkpoint() -> None:
-    """Refuse a checkpoint that computes again at a time when nothing tells whether the context is there."""
+    """Refuse a checkpoint that computes again outside of the context and cannot know; the other kind notices."""
     if torch.is_grad_enabled():
         return
     code, frame = CheckpointFunction.forward.__code__, sys._getframe(1)
     while frame is not None:
         if frame.f_code is code:
             raise ValueError(
-                "torch.utils.checkpoint must have use_reentrant=False where a text is cut over ranks: with True, what "
-                "is computed again after the context was left would attend to this rank's share alone"
+                "torch.utils.checkpoint must have use_reentrant=False and context_fn=lambda: (nullcontext(), parallel) "
+                "where a text is cut over ranks: otherwise what is computed again in the backward pass would attend to "
+                "this rank's share alone"
             )
         frame = frame.f_back  # type: ignore[assignment]

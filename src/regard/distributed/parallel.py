@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import torch
@@ -82,6 +83,9 @@ class ContextParallel(TorchFunctionMode):
         order: as given.
     """
 
+    #: For a watch: what is called in this mode is given a share of a text.
+    cuts_text = True
+
     def __init__(self, group: dist.ProcessGroup, strategy: Strategy | None, order: Order) -> None:
         super().__init__()
         if strategy not in (None, *get_args(Strategy)):
@@ -90,7 +94,7 @@ class ContextParallel(TorchFunctionMode):
             raise ValueError(f"order must be 'zigzag' or 'contiguous', got {order!r}")
         self.strategy, self.order = strategy, order
         self._ranks = Ranks(group)
-        self._stances: list[Any] = []
+        self._stances: list[ExitStack] = []
         self.rank, self.world = self._ranks.rank, self._ranks.world
 
     @property
@@ -179,17 +183,17 @@ class ContextParallel(TorchFunctionMode):
             return placed.HANDLERS[func is rotated](self, func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ContextParallel:
         # A compiled graph knows nothing of a mode: it would attend to this rank's share alone.
-        stance = torch.compiler.set_stance("force_eager")
-        stance.__enter__()
+        stance = ExitStack()
+        stance.enter_context(torch.compiler.set_stance("force_eager"))
         self._stances.append(stance)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._stances.pop().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._stances.pop().close()
 
     def _chosen(self, q: Tensor, k: Tensor, v: Tensor) -> Strategy:
         if self.strategy == "heads":
@@ -295,7 +299,7 @@ def _attention(
             q, k, scale = parallel._with_bias(bias, q, k, bound, scale, softcap, sizes)
     except Exception as error:  # whatever it is, the others must not wait
         refused = error
-    agree(ranks, (query, key, value), text, refused)
+    agree(parallel._ranks, (query, key, value), text, refused)
     sharding = Sharding(parallel.rank, parallel.world, parallel.order, bound, sizes, scale or 0.0, softcap)
     if strategy == "heads":
         out, lse = parallel._by_heads(q, k, v, sinks, sharding)

@@ -104,7 +104,9 @@ class Sharding:
             mask = None if mask is None else of_heads(mask, self.heads)
             sizes = replace(sizes, heads=q.shape[1])
         options = Options(self.scale, self.softcap, **lower(mask, sizes))
-        return Problem(q[:, :, at.rows], k[:, :, at.keys], options=options)
+        # Rounded to half precision part by part, sums over many parts would miss its budget.
+        dtype = compute_dtype(q.dtype)
+        return Problem(q[:, :, at.rows].to(dtype), k[:, :, at.keys].to(dtype), options=options)
 
     def add(self, owner: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
         """Merge what this rank's queries read of the keys of ``owner`` into out (B, H, R, Dv) and lse (B, H, R)."""
@@ -115,9 +117,8 @@ class Sharding:
             out[:, :, r], lse[:, :, r] = merge(out[:, :, r], lse[:, :, r], found, found_lse)
 
     def _planned(self, at: Part, q: Tensor, k: Tensor, v: Tensor) -> tuple[Problem, Tensor, Plan]:
-        # Rounded to half precision part by part, sums over many parts would miss its budget.
-        dtype = compute_dtype(q.dtype)
-        problem, values = self.problem(at, q.to(dtype), k.to(dtype)), v[:, :, at.keys].to(dtype)
+        problem = self.problem(at, q, k)
+        values = v[:, :, at.keys].to(problem.q.dtype)
         if q.device.type == "cpu":
             plan = make_plan(problem, values, "auto")
         else:

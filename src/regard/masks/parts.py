@@ -65,6 +65,8 @@ def of_heads(mask: Mask, heads: slice) -> Mask:
         some = mask.tensor[..., heads, :, :]
         # With an axis of sequences, so that as many heads as there are sequences are not taken for those.
         return Dense(some[None] if some.dim() == 3 else some)
+    if isinstance(mask, Within):
+        return replace(mask, whole=of_heads(mask.whole, heads))
     if isinstance(mask, Where):
         rule = mask.rule
         return Where(lambda b, h, q, kv: rule(b, h + heads.start, q, kv))
