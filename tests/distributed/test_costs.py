@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tests.distributed import asked
 
 from regard import masks
+from regard.distributed import sharded
 from regard.distributed.costs import Attention, Machine, Step, crossings, sent
+from regard.masks.algebra import Sizes
 
 ASKED = Attention(asked.LENGTH, asked.HEADS, asked.KV_HEADS, asked.WIDTH, batch=asked.BATCH, element_size=4)
 
@@ -24,6 +27,26 @@ def test_keys_that_no_rank_needs_are_not_sent(crew):
         assert hops == 1
         assert (forward, backward) == sent("ring", ASKED, 4, hops=1)
         assert forward < sent("ring", ASKED, 4)[0] / 2
+
+
+def test_hops_are_found_once_for_a_mask_of_numbers(monkeypatch):
+    monkeypatch.setattr(sharded, "_HOPS", {})
+    sizes = Sizes((1,), 1, 64, 64, torch.device("cpu"), False)
+
+    def hops(mask, world, order):
+        return sharded.Sharding(0, world, order, mask.bind(sizes), sizes, 1.0).hops
+
+    narrow, wide = masks.causal() & masks.window(5), masks.causal() & masks.window(12)
+    for _ in range(2):
+        # Pieces of 8 tokens: a window of 5 reaches one back, of 12 two; in zigzag, with pieces of 4, all the way round.
+        assert [hops(m, 8, "contiguous") for m in (narrow, wide, masks.causal())] == [1, 2, 7]
+        assert [hops(narrow, 4, "contiguous"), hops(narrow, 8, "zigzag")] == [1, 7]
+        assert len(sharded._HOPS) == 5
+    ids = torch.arange(64) // 8
+    assert hops(masks.documents(ids), 8, "contiguous") == 0
+    ids[7:9] = 9  # a document over two ranks: what is of tensors is looked at each time
+    assert hops(masks.documents(ids), 8, "contiguous") == 7
+    assert len(sharded._HOPS) == 5
 
 
 def test_bytes_by_hand():
