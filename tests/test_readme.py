@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -82,8 +83,15 @@ def test_the_snippets_run(tmp_path, monkeypatch):
     found = [block for block in blocks(README.read_text(encoding="utf-8")) if block.language in ("python", "pycon")]
     assert found, "the README shows no Python"
     names: dict[str, object] = {"__name__": "readme"}
-    for block in found:
-        run(block, names)
+    # As torchrun starts a process, of which there is one here.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        for block in found:
+            run(block, names)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def test_the_commands_exist():

@@ -12,7 +12,7 @@ from regard.folds import Fold
 if TYPE_CHECKING:
     from regard.weights import AttentionWeights
 
-__all__ = ["Question", "answers"]
+__all__ = ["Question", "answers", "folds_of"]
 
 #: The name of a method of AttentionWeights, that name and its arguments, or a function of AttentionWeights.
 Question = str | tuple[Any, ...] | Callable[..., Any]
@@ -47,6 +47,20 @@ def answers(weights: AttentionWeights, questions: Sequence[Question]) -> tuple[A
     return tuple(found)
 
 
+def folds_of(weights: Any, questions: Sequence[Question]) -> list[Fold]:
+    """What adds up each answer in a sweep, for weights that answer by sweeps alone."""
+    if not questions:
+        raise ValueError(f"weights.ask(): expected at least one question, of {', '.join(ASKED)}")
+    found = []
+    for question in questions:
+        name, given = _split(question)
+        fold = _fold(weights, name, given) if isinstance(name, str) else None
+        if fold is None:
+            raise ValueError(f"weights.ask(): {question!r} is not answered by weights that are cut over ranks")
+        found.append(fold)
+    return found
+
+
 def _split(question: Question) -> tuple[str | Callable[..., Any], tuple[Any, ...]]:
     """The method's name, or the function, and the arguments."""
     if not isinstance(question, str | tuple) and callable(question):
@@ -68,7 +82,7 @@ def _split(question: Question) -> tuple[str | Callable[..., Any], tuple[Any, ...
     return name, tuple(given)
 
 
-def _fold(weights: AttentionWeights, name: str, given: tuple[Any, ...]) -> Fold | None:
+def _fold(weights: Any, name: str, given: tuple[Any, ...]) -> Fold | None:
     """What adds up the answer in a sweep; None for what needs a few entries only."""
     if name == "pool":
         reduce = given[2] if len(given) == 3 else "mean"

@@ -15,7 +15,7 @@ from torch import Tensor
 from regard.masks.algebra import Mask, Sizes
 from regard.masks.lowering import lower
 
-__all__ = ["Bias", "fold", "reads_ahead"]
+__all__ = ["Bias", "fold", "joined", "reads_ahead"]
 
 # Products of the parts of two numbers in half precision, large ones first: with three parts each, as exact as float32.
 PARTS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
@@ -53,6 +53,11 @@ def fold(
     if scale == 0:  # has no inverse; query keeps its gradient, which is 0
         query, scale = query.masked_fill(torch.ones((), dtype=torch.bool, device=query.device), 0), 1.0
     rows, cols = bias.columns(query, key, scale)
+    return joined(rows, cols, query, key, scale)
+
+
+def joined(rows: Tensor, cols: Tensor, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor, float]:
+    """The columns of a bias before those of query and key, in their dtype, and the scale."""
     if rows.dtype != query.dtype:
         some, others = _parts(rows, query.dtype), _parts(cols, query.dtype)
         rows = torch.cat([some[i] for i, _ in PARTS], dim=-1)  # (..., 6 r)

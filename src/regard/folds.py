@@ -1,7 +1,8 @@
 """What a sweep over the weights adds up: one class a statistic, each fed block by block.
 
-A block holds whole rows: ``log`` and ``weights`` (b, h, R, C), with ``A = weights = exp(log - shift)`` and
-``score = log + base``, where shift and base are (b, h, R, 1). A fold reads them and writes to neither.
+A block holds ``log`` and ``weights`` (b, h, R, C), with ``A = weights = exp(log - shift)`` and ``score = log + base``,
+where shift and base are (b, h, R, 1): whole rows, but in a text that is cut over ranks. A fold reads them and writes to
+neither.
 """
 
 from __future__ import annotations
@@ -71,7 +72,12 @@ class _PerRow(Fold):
 
     def add(self, rows: Rows) -> None:
         at = rows.at
-        self.out[at.b, at.h, at.rows] = self.of(rows)
+        part = self.out[at.b, at.h, at.rows]
+        self.join(part, self.of(rows))
+
+    def join(self, part: Tensor, more: Tensor) -> None:
+        """Of a row whose keys come in several blocks, what they add up to."""
+        part += more
 
     def of(self, rows: Rows) -> Tensor:
         raise NotImplementedError
@@ -100,6 +106,9 @@ class MaxLogit(_PerRow):
 
     def of(self, rows: Rows) -> Tensor:
         return rows.log.amax(-1) + rows.base[..., 0]
+
+    def join(self, part: Tensor, more: Tensor) -> None:
+        torch.maximum(part, more, out=part)
 
 
 class Mass(_PerRow):
@@ -168,7 +177,11 @@ class TopRows(Fold):
     def add(self, rows: Rows) -> None:
         found = row_topk(rows.log, min(self.k, rows.log.shape[-1]))
         at = (rows.at.b, rows.at.h, rows.at.rows, slice(0, found.values.shape[-1]))
-        self.indices[at] = torch.where(found.values == -torch.inf, -1, found.indices + rows.at.keys.start)
+        self.join(at, torch.where(found.values == -torch.inf, -1, found.indices + rows.at.keys.start), found, rows)
+
+    def join(self, at: tuple[slice, ...], indices: Tensor, found: TopK, rows: Rows) -> None:
+        """Put in what a block found."""
+        self.indices[at] = indices
         self.values[at] = (found.values - rows.shift).exp_()
 
     def result(self) -> TopK:

@@ -180,6 +180,10 @@ def attention_weights(
         TypeError: an argument of the wrong type or dtype: integer query, float mask, mixed dtypes.
         ValueError: sizes, devices or numbers that do not fit.
     """
+    if has_torch_function((query, key)):
+        more: dict[str, Any] = {"bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
+        found: AttentionWeights = handle_torch_function(attention_weights, (query, key), query, key, mask, **more)
+        return found
     validation.check_tensors(query, key, key)
     validation.check_number(scale, "scale")
     validation.check_number(softcap, "softcap", positive=True)

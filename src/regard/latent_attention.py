@@ -18,6 +18,7 @@ from regard.layout import Layout
 from regard.masks.algebra import Mask
 from regard.masks.rules import Causal
 from regard.positions import Positions, Rotary
+from regard.positions.placing import rotated
 from regard.projection import Projection
 from regard.weights import AttentionWeights
 
@@ -229,11 +230,11 @@ class LatentAttention(nn.Module):
         if cache is None:
             layer_checks.check_mask_axes(mask, self.num_heads, x, x.shape[-2])
             rule = mask if self.mask is None else both(self.mask, None if mask is None else as_mask(mask))
-            q_rotary, k_rotary = self.positions.rotate(q_rotary, k_rotary, offset=0 if offset is None else offset)
+            q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, offset=0 if offset is None else offset)
             return self._expanded(q, q_rotary, latent, k_rotary, rule)
         starts, ends = cache._span(x.shape[1], lengths)
         places = {"offset": place(starts, x.device), "length": place(ends, x.device)}
-        q_rotary, k_rotary = self.positions.rotate(q_rotary, k_rotary, **places)
+        q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, **places)
         # The mask of a cache is causal already.
         own = None if isinstance(self.mask, Causal) and self.mask.offset is None else self.mask
         narrow = mask if own is None else both(own, None if mask is None else as_mask(mask))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from regard import layer_checks
 from regard.cache_buffers import Cached
@@ -59,6 +60,9 @@ def check_positions(positions: Any, num_heads: int, rotary_dim: int) -> Position
 
 def check_call(cache: Any, x: Tensor, lengths: Any, offset: Any, widths: tuple[int, int]) -> None:
     """A cache is a LatentCache of this layer's widths and x's batch, and says itself where x begins."""
+    if cache is not None and has_torch_function((x,)):  # a mode in which there can be none
+        handle_torch_function(check_call, (x,), cache, x, lengths, offset, widths)
+        return
     if cache is None:
         if lengths is not None:
             raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")

@@ -16,11 +16,12 @@ from regard.functional import as_mask
 from regard.fused_projection import takes_parts
 from regard.masks.algebra import Mask
 from regard.positions import NoPositions
+from regard.positions.placing import rotated
 
 if TYPE_CHECKING:
     from regard.multi_head import MultiHeadAttention
 
-__all__ = ["Given", "Place", "joined", "keys_and_values", "memory", "read"]
+__all__ = ["Given", "Place", "joined", "keys_and_values", "local", "memory", "read"]
 
 Given = Tensor | tuple[Tensor, Tensor] | Context | None
 Reading = tuple[Tensor, Tensor, Tensor, Mask | None, Bias | Tensor | None]
@@ -68,7 +69,7 @@ def keys_and_values(layer: MultiHeadAttention, context: Any, beside: Tensor | No
     key_input, value_input = layer_checks.check_context(context, widths, name, _like(own[-1]))
     if beside is not None:
         layer_checks.check_context_batch(context, beside)
-    if layer.d_context is not None:
+    if not layer._is_fused:
         k, v = layer.k_proj(key_input), layer.v_proj(value_input)
     elif not takes_parts(layer.in_proj):  # somebody's own module: what it does to its output is in all of it
         k = _fused(layer, key_input)[1]
@@ -80,6 +81,12 @@ def keys_and_values(layer: MultiHeadAttention, context: Any, beside: Tensor | No
     k, v = _heads(k, layer.num_kv_heads), _heads(v, layer.num_kv_heads)
     _, k = _placed(layer, None, k, offset=0, length=k.shape[-2])
     return k, v
+
+
+def local(parameter: Tensor | None) -> Tensor | None:
+    """What this process holds of a parameter that is cut over several; another one as it is."""
+    of_rank = getattr(parameter, "to_local", None)
+    return parameter if of_rank is None else of_rank()
 
 
 def memory(layer: MultiHeadAttention, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def _of_context(
             "puts x at its end"
         )
     allowed = _both(layer, mask, x, key_len)
-    if layer.d_context is not None:
+    if not layer._is_fused:
         q = layer.q_proj(x)
     elif takes_parts(layer.in_proj):
         q = layer.in_proj(x, part="q")
@@ -160,7 +167,7 @@ def _placed(layer: MultiHeadAttention, q: Any, k: Any, **where: Any) -> tuple[An
     if positions is not None:
         some = k if q is None else q
         none = some[..., :0, :]
-        turned = positions.rotate(none if q is None else q, none if k is None else k, **where)
+        turned = rotated(positions, none if q is None else q, none if k is None else k, **where)
         q, k = (None if t is None else new for t, new in zip((q, k), turned, strict=True))
     if norm is not None and norm.when == "after":
         q, k = norm(q, k)
@@ -192,6 +199,8 @@ def _both(
 
 def _fused(layer: MultiHeadAttention, x: Tensor) -> Any:
     """The whole of in_proj's output, whoever made it, as queries, keys and values (..., L, heads * width)."""
+    if not layer._is_fused:
+        return layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)
     out: Tensor = layer.in_proj(x)
     if out.shape[-1] != sum(layer._rows):
         raise ValueError(

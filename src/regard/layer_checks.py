@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from regard.cache_buffers import Cache
 from regard.context import Context
@@ -183,6 +184,9 @@ def with_batch(context: Any) -> Any:
 
 def check_cache(cache: Any, x: Any, context: Any, lengths: Any) -> None:
     """A cache is one of regard's, and stands for the text: there is no context beside it."""
+    if cache is not None and has_torch_function((x,)):  # a mode in which there can be none
+        handle_torch_function(check_cache, (x,), cache, x, context, lengths)
+        return
     if cache is None:
         if lengths is not None:
             raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")

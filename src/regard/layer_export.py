@@ -86,7 +86,7 @@ def untold(layer: Any) -> list[str]:
 @torch.enable_grad()  # under no_grad a part of a parameter would not tell whether the parameter is trained
 def _parts(layer: Any) -> list[Part]:
     """Weight and bias of q, k and v."""
-    if layer.d_context is not None:
+    if not layer._is_fused:
         return [(m.weight, m.bias) for m in layer._projections()]
     rows, fused = layer.in_proj.rows, layer.in_proj
     weights = fused.weight.split_with_sizes(rows)

@@ -74,7 +74,8 @@ class MultiHeadAttention(Conversions):
     Attributes:
         in_proj: without d_context, the fused projection. Its rows are [q | k | v], each head after head: H * D rows for
             the queries, Hkv * D for the keys, Hkv * Dv for the values.
-        q_proj, k_proj, v_proj: with d_context, the same rows in three layers.
+        q_proj, k_proj, v_proj: with d_context, or after :func:`regard.distributed.unfuse`, the same rows in three
+            layers.
         out_proj: W^O, from d_v to d_out.
         sinks: (H,), or None.
         gate_proj: W^G, from d_in to d_v or H; only with a gate.
@@ -261,7 +262,7 @@ class MultiHeadAttention(Conversions):
             bias=bias,
             scale=self.scale,
             softcap=self.softcap,
-            sinks=self.sinks,
+            sinks=layer_calls.local(self.sinks),
             dropout=self.dropout if self.training else 0.0,
         )
         out = self.out_proj(layer_calls.joined(self, heads, x))  # (..., H, L, Dv) -> (..., L, d_v) -> (..., L, d_out)
@@ -308,7 +309,12 @@ class MultiHeadAttention(Conversions):
         return self.d_k // self.num_heads, self.d_v // self.num_heads
 
     def _projections(self) -> tuple[nn.Linear, ...]:
-        return (self.in_proj,) if self.d_context is None else (self.q_proj, self.k_proj, self.v_proj)
+        return (self.in_proj,) if self._is_fused else (self.q_proj, self.k_proj, self.v_proj)
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether one module projects to queries, keys and values; :func:`regard.distributed.unfuse` makes three."""
+        return "in_proj" in self._modules
 
     def extra_repr(self) -> str:
         """The sizes; optional ones only where they differ from the default."""

@@ -57,9 +57,12 @@ def backward(
     seed: int,
     *,
     bias_too: bool = True,
+    whole: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of q, k, v and, if ``bias_too``, of the bias: ``dS = K * dP - P * (rowsum(K * dP) -
     grad_lse)`` with ``dP = grad @ v.mT`` and K the weights P after dropout.
+
+    Where the keys are part of those that the rows read, ``whole`` is the rowsum over all of them, (B, H, L, 1).
     """
     o, dtype = problem.options, compute_dtype(v.dtype)
     run = _Run.of(problem, v, seed)
@@ -79,7 +82,9 @@ def backward(
         kept = weights if o.dropout == 0 else run.keep(block).mul_(weights)
         # The sum of a row is grad @ out, and here not of a rounded out: a block has all of what its rows read.
         delta = slopes.mul_(kept).sum(-1, keepdim=True)  # (b, h, R, 1)
-        if problem.sinks is None:
+        if whole is not None:
+            delta = whole[at]
+        elif problem.sinks is None:
             # A rounded lse leaves rows that sum to a little more or less than 1, which delta would see.
             delta.div_(weights.sum(-1, keepdim=True).clamp_(min=0.5))  # 0 in a row without keys
         slopes.addcmul_(weights, delta if grad_lse is None else delta - grad_lse[at][..., None], value=-1)

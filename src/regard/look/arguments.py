@@ -108,6 +108,12 @@ def check_given(weights: Any) -> None:
     """
     from regard.watch import Seen
 
+    for each in weights if isinstance(weights, list | tuple) else (weights,):
+        if type(each).__name__ == "ShardedWeights":
+            raise TypeError(
+                "weights are of a text that is cut over ranks, which no page is made of; ask them for rows() and "
+                "pool(), or gather query and key with unshard() and look at regard.attention_weights(query, key, mask)"
+            )
     if isinstance(weights, list | tuple) and any(isinstance(each, Seen) for each in weights):
         raise TypeError(
             "weights is a list of what regard.watch gave; pass one by itself, or a mapping of names to several: "

@@ -19,6 +19,7 @@ from regard.look.measure import measure
 from regard.look.models import Model, load
 from regard.look.opened import show
 from regard.look.options import asked_queries, check_queries, check_serving, most_bytes, naming_max_mb
+from regard.look.over_ranks import Ranks, together
 from regard.look.serve import Server
 from regard.look.sources import Source, read_source
 from regard.look.spoilt import not_numbers
@@ -79,6 +80,8 @@ def run(
 ) -> Looked:
     """Shows what the heads of a model attend to in a text; everything is checked before anything is written.
 
+    Of several processes that torchrun started each measures some layers, and the first writes and prints.
+
     Args:
         text: the path of a text file, "-" for standard input; without it and string, a file of the standard library.
         string: the text itself.
@@ -104,43 +107,49 @@ def run(
         ImportError: if an extra is missing.
     """
     folder = Path(out)
-    _check_out(folder, ("page.html",) if no_figures else ("page.html", *FIGURES))
-    asked = asked_queries(queries)
-    most = most_bytes(max_mb)
-    check_serving(port, serve=serve)
-    source = read_source(text, string)
-    console = extra("rich.console").Console()
-    looker = load(model)
-    _check_choice("--layer", layer, looker.num_layers)
-    _check_choice("--head", head, looker.num_heads)
-    reading = _read(source, looker, max_tokens)
-    check_queries(asked, len(reading.ids))
-    title = f"{one_line(looker.title)} reads {one_line(_short_name(text, string))}"
-    with _progress() as step:
-        attended = looker.attend(reading.ids, step("layers of the model"))
-        weights = attended.weights
-        _check_choice("--layer", layer, len(weights))
-        _check_choice("--head", head, _most_heads(weights, layer))
-        measured = measure(
-            weights,
-            tokens=reading.tokens,
-            token_ids=reading.ids,
-            queries=asked,
-            progress=step("scores and maps of the heads"),
-        )
-        table = measured.table
-        chosen = _choose(table, layer, head)
-        notes = [*reading.notes, *attended.notes]
-        with naming_max_mb(max_mb):
-            page = page_of(measured, title=title, source=source.name, notes=notes, selected=chosen, max_bytes=most)
-        files = {"page.html": page.html.encode("ascii")}
-        if not no_figures:
-            encoding = looker.positional_encoding(len(reading.ids))
-            files |= _figures(weights, reading.tokens, chosen, encoding, step("figures"))
-    paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
-    stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
-    looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
-    _report(console, source, reading, [*attended.notes, *not_numbers(measured)], looked, stale)
+    with together() as ranks:
+        beside = ranks is not None and ranks.rank > 0  # another process writes and prints
+        _check_out(folder, ("page.html",) if no_figures else ("page.html", *FIGURES))
+        asked = asked_queries(queries)
+        most = most_bytes(max_mb)
+        check_serving(port, serve=serve)
+        _check_input(text, ranks)
+        source = read_source(text, string)
+        console = extra("rich.console").Console()
+        looker = load(model)
+        _check_choice("--layer", layer, looker.num_layers)
+        _check_choice("--head", head, looker.num_heads)
+        reading = _read(source, looker, max_tokens)
+        check_queries(asked, len(reading.ids))
+        title = f"{one_line(looker.title)} reads {one_line(_short_name(text, string))}"
+        with _progress(quiet=beside) as step:
+            attended = looker.attend(reading.ids, step("layers of the model"))
+            weights = attended.weights
+            _check_choice("--layer", layer, len(weights))
+            _check_choice("--head", head, _most_heads(weights, layer))
+            measured = measure(
+                weights,
+                tokens=reading.tokens,
+                token_ids=reading.ids,
+                queries=asked,
+                progress=step("scores and maps of the heads"),
+                ranks=ranks,
+            )
+            table = measured.table
+            if beside:
+                return Looked(table, folder / "page.html", ())
+            chosen = _choose(table, layer, head)
+            notes = [*reading.notes, *attended.notes]
+            with naming_max_mb(max_mb):
+                page = page_of(measured, title=title, source=source.name, notes=notes, selected=chosen, max_bytes=most)
+            files = {"page.html": page.html.encode("ascii")}
+            if not no_figures:
+                encoding = looker.positional_encoding(len(reading.ids))
+                files |= _figures(weights, reading.tokens, chosen, encoding, step("figures"))
+        paths = {name: write_atomically(folder / name, content) for name, content in files.items()}
+        stale = [] if no_figures else [folder / name for name in FIGURES if name not in files]
+        looked = Looked(table, paths.pop("page.html"), tuple(paths.values()))
+        _report(console, source, reading, [*attended.notes, *not_numbers(measured)], looked, stale)
     if serve:
         with page.serve(port=port or 0) as server:
             _wait(console, server, open=open)
@@ -165,6 +174,11 @@ def _wait(console: Any, server: Server, *, open: bool) -> None:  # noqa: A002 (t
     if open:
         _open(console, server.url)
     server.wait()
+
+
+def _check_input(text: str | None, ranks: Ranks | None) -> None:
+    if text == "-" and ranks is not None:
+        raise ValueError(f"text is -, standard input, which {ranks.world} processes cannot share; give a file")
 
 
 def _check_choice(name: str, value: int | None, count: int | None) -> None:
@@ -267,10 +281,10 @@ def _report(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], Progress]]:
+def _progress(*, quiet: bool) -> Iterator[Callable[[str], Progress]]:
     """Bars on standard error while the work takes time; nothing where that is not a terminal."""
     progress, console = extra("rich.progress"), extra("rich.console").Console(stderr=True)
-    with progress.Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress.Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
 
         def step(what: str) -> Progress:
             task = bars.add_task(what, total=None)

@@ -29,6 +29,7 @@ from regard.look.groups import Shown, grouped
 from regard.look.heads import HeadTable
 from regard.look.maps import allowed_cells, one_sequence
 from regard.look.margins import Margins, layer_margins
+from regard.look.over_ranks import Ranks, joined, share
 from regard.look.spoilt import check_some_left, repaired, spoilt_rows
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def measure(
     batch: int = 0,
     side: int = SIDE,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Measured:
     """Measures what a page shows, in one sweep over the weights of each layer, in O(L) memory.
 
@@ -186,6 +188,7 @@ def measure(
         batch: which sequence of a batch.
         side: the most cells along a side of a map, a power of two up to SIDE; of very many heads half of it or less.
         progress: called with (layers done, layers in all).
+        ranks: the processes that share the layers; every one calls this, with the same weights.
 
     Returns:
         What was measured.
@@ -198,7 +201,7 @@ def measure(
     batch = check_batch(batch)
     queries, windows = check_places(queries, windows)
     shown = grouped(weights, tokens=tokens, query_tokens=query_tokens, token_ids=token_ids, mask=mask)
-    total = sum(len(each.layers) for each in shown)
+    total = sum(len(share(each.layers, ranks)) for each in shown)
     num_heads = sum(_heads(layer) for each in shown for layer in each.layers)
     if side not in (SIDE >> n for n in range(10)):
         raise ValueError(f"side is {side!r}; expected a power of two up to {SIDE}")
@@ -216,11 +219,12 @@ def measure(
         rectangles = _rectangles(each, windows)
         masks: dict[Any, Any] = {}
         measures = []
-        for number, layer in enumerate(each.layers):
-            measures.append(_layer(layer, number, each, exact, rectangles, side, batch, masks))
+        for number in share(range(len(each.layers)), ranks):
+            measures.append(_layer(each.layers[number], number, each, exact, rectangles, side, batch, masks))
             done += 1
             if progress is not None:
                 progress(done, total)
+        measures = joined(measures, len(each.layers), ranks)
         table = HeadTable(
             tuple(scores for found in measures for scores in found.margins.scores),
             each.key_tokens,

@@ -13,7 +13,7 @@ from regard.masks.composition import And, Not, Or
 from regard.masks.intervals import Intervals
 from regard.masks.rules import Band, Causal, Padding, Prefix
 
-__all__ = ["lower"]
+__all__ = ["factors", "lower"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def lower(mask: Mask | None, sizes: Sizes) -> dict[str, Any]:
         return {}
     out: dict[str, Any] = {}
     rest: list[Mask] = []
-    for factor in _factors(mask):
+    for factor in factors(mask):
         if isinstance(factor, Causal):
             offset = factor.resolved(sizes)
             out["causal"] = min(out.get("causal", offset), offset)
@@ -89,5 +89,6 @@ def _remember(mask: Mask, sizes: Sizes) -> Intervals | None:
     return mask.intervals(sizes)
 
 
-def _factors(mask: Mask) -> list[Mask]:
-    return [*_factors(mask.left), *_factors(mask.right)] if isinstance(mask, And) else [mask]
+def factors(mask: Mask) -> list[Mask]:
+    """What a conjunction is made of."""
+    return [*factors(mask.left), *factors(mask.right)] if isinstance(mask, And) else [mask]

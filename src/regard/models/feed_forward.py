@@ -40,11 +40,15 @@ class GatedFeedForward(nn.Module):
 
     Attributes:
         gate_up: both projections of x at once; its rows are [gate | up].
+        gate, up: after :func:`regard.distributed.unfuse`, the same rows in two layers.
         down: the projection back.
 
     References:
         Shazeer, GLU Variants Improve Transformer, 2020.
     """
+
+    gate: nn.Module
+    up: nn.Module
 
     def __init__(
         self,
@@ -64,7 +68,10 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The output for x (..., d_model), of the same shape."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (..., d_model) -> (..., 2 * d_mlp) -> two of (..., d_mlp)
+        if "gate_up" in self._modules:
+            gate, up = self.gate_up(x).chunk(2, dim=-1)  # (..., d_model) -> (..., 2 * d_mlp) -> two of (..., d_mlp)
+        else:
+            gate, up = self.gate(x), self.up(x)  # (..., d_model) -> (..., d_mlp) each
         out: Tensor = self.down(self._function(gate) * up)  # (..., d_mlp) -> (..., d_model)
         return out
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from regard import layer_checks
 from regard.positions import checks
+from regard.positions.placing import added
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +63,7 @@ class LearnedPositions(nn.Module):
         """Draw the vectors anew."""
         nn.init.normal_(self.weight, std=0.02)
 
+    @added
     def forward(self, x: Tensor, *, offset: int | Tensor = 0) -> Tensor:
         """Add the vectors of positions offset .. offset + L - 1.
 

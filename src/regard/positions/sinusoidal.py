@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regard import layer_checks, validation
 from regard.positions import checks
+from regard.positions.placing import added
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,6 +85,7 @@ class PositionalEncoding(nn.Module):
         """A copy of the table, (max_len, d_model) float32."""
         return self.encoding.clone()
 
+    @added
     def forward(self, x: Tensor, *, offset: int | Tensor = 0) -> Tensor:
         """Add the encoding of positions offset .. offset + L - 1.
 

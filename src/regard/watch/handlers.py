@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack, is_functorch_wrapped_tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
+from torch.overrides import _get_current_function_mode_stack
 
 import regard
 from regard import masks
@@ -34,6 +35,10 @@ KERNELS = (
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
+)
+CUT = (
+    "it ran inside of a context that cuts the text over ranks, and was given this rank's share alone; a layer that "
+    "calls regard.attention() has its weights there"
 )
 IN_FUNC = "it ran inside of torch.func (vmap, grad), whose tensors do not live on; call the model outside of it"
 
@@ -60,7 +65,8 @@ def sdpa_call(
     """What a call of F.scaled_dot_product_attention attends with."""
     rule = masks.causal(offset=0) if is_causal else None
     given: tuple[Given, ...] = ()
-    refusal = unsuited(query, key, attn_mask)
+    cut = any(getattr(mode, "cuts_text", False) for mode in _get_current_function_mode_stack())
+    refusal = CUT if cut else unsuited(query, key, attn_mask)
     if isinstance(attn_mask, CausalBias):
         square = attn_mask.seq_len_q == attn_mask.seq_len_kv
         upper = square or attn_mask.variant == CausalVariant.UPPER_LEFT
@@ -154,7 +160,10 @@ def on_regard(interceptor: Interceptor, func: Any, args: tuple[Any, ...], kwargs
     with stance_found():
         output, weights = func(*args, **kwargs)
     if interceptor.listening:
-        interceptor.tell(regard_call(weights, *args, **kwargs), depth=2)
+        call = regard_call(weights, *args, **kwargs)
+        if not isinstance(weights, regard.AttentionWeights):  # of a text that is cut over ranks
+            call = replace(call, function="regard.attention, this rank's queries")
+        interceptor.tell(call, depth=2)
     return output, weights
 
 

@@ -74,7 +74,7 @@ class Kept:
             keys = earlier.keys
             keys.extend(key)
             # What the earlier call returned has its own key, shorter than this one: it is posed again when asked.
-            if earlier.call.answer is not None:
+            if isinstance(earlier.call.answer, AttentionWeights):
                 earlier.call = replace(earlier.call, answer=None)
         given = tuple(holder.mask(g.tensor) for g in call.given)
         changes: dict[str, object] = {
@@ -92,7 +92,7 @@ class Kept:
         others.update((f"tensor {n} of the mask", Held(t.detach(), private=False)) for n, t in enumerate(read))
         if call.answer is not None and holder.hold == "reference":
             changes["answer"] = call.answer.detach() if holder.detach else call.answer
-        elif call.answer is not None:
+        elif isinstance(call.answer, AttentionWeights):
             changes["answer"] = None
         kept = replace(call, **changes)  # type: ignore[arg-type]
         return cls(kept, shape, dtype, query, keys, given, others, holder.detach, holder.hold != "reference")

@@ -1,0 +1,131 @@
+"""A checkpoint of four ranks loads on two and on one, and one that was not finished leaves the one before."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from tests.distributed import asked, asked_training
+from tests.distributed.processes import Crew
+
+from regard.distributed import load, save
+
+KINDS = [
+    ("decoder", "heads", "heads"),
+    ("decoder", "fsdp", "fsdp"),
+    ("decoder", "both", "fsdp"),
+    ("layers", "fsdp", "heads"),
+]
+
+
+@pytest.mark.parametrize(("kind", "how", "then"), KINDS)
+def test_a_checkpoint_of_four_ranks_loads_on_two_and_on_one(crew, tmp_path, kind, how, then):
+    truth = crew(asked_training.saved, str(tmp_path), kind, how)[0]
+    for world, cut in ((2, then), (1, "whole")):
+        for step, found in crew(asked.on, world, asked_training.loaded, str(tmp_path), kind, cut)[:world]:
+            assert step == 1
+            for mine, other in zip(found, truth, strict=True):
+                assert asked.difference(mine, other) <= 1e-12
+
+
+def assert_loads(path: Path, value: float) -> None:
+    state = asked_training.plain(0.0)
+    load(path, state)
+    expected = asked_training.plain(value)
+    assert all(torch.equal(t, expected["tensors"][n]) for n, t in state.pop("tensors").items())
+    del expected["tensors"]
+    assert state == expected
+
+
+def test_a_rank_that_fails_in_the_middle_leaves_the_checkpoint_before(crew, tmp_path):
+    for found in crew(asked_training.interrupted, str(tmp_path), 2, "fails"):
+        said = r"RuntimeError: could not write the checkpoint: rank 2: OSError: no space left on device"
+        assert re.match(said, found), found
+    assert_loads(tmp_path, 1.0)
+    (files, *_) = crew(asked_training.saved_again, str(tmp_path), 3.0)
+    assert_loads(tmp_path, 3.0)
+    # What was left half is gone, and nothing that is there is a pickle.
+    assert len([f for f in files if f.startswith("tensors-") and "/" not in f]) == 1
+    assert {Path(f).suffix for f in files} == {"", ".json", ".safetensors"}
+
+
+def test_a_rank_that_ends_in_the_middle_leaves_the_checkpoint_before(tmp_path):
+    crew = Crew(2, timedelta(seconds=10))
+    try:
+        found = crew.answers(asked_training.interrupted, str(tmp_path), 1, "ends")
+    finally:
+        crew.close()
+    assert found[1] == ("died", 3)
+    assert found[0][1].startswith("PeerError: rank 0 of 2: rank 1 did not answer: it ended"), found[0]
+    assert_loads(tmp_path, 1.0)
+
+
+def test_what_differs_between_ranks_is_refused_on_all(crew, tmp_path):
+    for found in crew(asked_training.differing, str(tmp_path), "values"):
+        assert re.match(r"ValueError: save\(\): numbers and words .* got others on rank 3 than on rank 0", found), found
+    *others, last = crew(asked_training.differing, str(tmp_path), "refused")
+    assert re.match(r"TypeError: state: step must be a tensor, .* got set; nothing that needs a pickle", last), last
+    assert all(re.match(r"RuntimeError: save\(\): rank 3 refused: state: step must be", f) for f in others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_process_alone(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*: there is no checkpoint.json, which regard"):
+        load(tmp_path / "none", {})
+    for value in (1.0, 2.0):
+        save(tmp_path, asked_training.plain(value))
+        assert_loads(tmp_path, value)
+    save(tmp_path, {"step": 7})
+    state = {"step": 0}
+    load(tmp_path, state)
+    assert state == {"step": 7}
+
+
+WRONG = [
+    ({"a": torch.zeros(2)}, r"must have the same names, got 1 in the checkpoint alone: b; regard.distributed.unfuse"),
+    ({"a": torch.zeros(2), "b": 1, "c": 1}, r"must have the same names, got 1 in the state alone: c"),
+    ({"a": torch.zeros(3), "b": 1}, r"state: a must be float32 of shape \(2,\), as in .*, got float32 of shape \(3,\)"),
+    ({"a": torch.zeros(2).double(), "b": 1}, r"state: a must be float32 of shape \(2,\), as in .*, got float64 of"),
+    ({"a": 1, "b": 1}, r"state: a is 1, and in the checkpoint a tensor"),
+    ({"a": torch.zeros(2), "b": torch.zeros(2)}, r"state: b is a tensor, and in the checkpoint 5"),
+    ({"a/b": 1}, r"state: a name must be a word without a slash, or a number, got 'a/b'"),
+    ({1: 1, "1": 2}, r"state: two things have the name 1, of which one has a number for a key"),
+]
+
+
+@pytest.mark.parametrize(("state", "said"), WRONG)
+def test_a_state_that_does_not_fit_is_refused_and_left_alone(tmp_path, state, said):
+    save(tmp_path, {"a": torch.ones(2), "b": 5})
+    before = repr(state)
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path, state)
+    assert repr(state) == before
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    save(tmp_path, {"b": 5})
+    index = tmp_path / "checkpoint.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "format": 9}))
+    with pytest.raises(ValueError, match=r"has the format 9, and this release reads 1"):
+        load(tmp_path, {"b": 0})
+
+
+def test_a_state_is_a_dictionary(tmp_path):
+    with pytest.raises(TypeError, match=r"state must be a dictionary, got list"):
+        save(tmp_path, [1])
+
+
+def test_an_index_that_cannot_be_put_in_place_leaves_the_one_before(tmp_path, monkeypatch):
+    save(tmp_path, asked_training.plain(1.0))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+        with pytest.raises(OSError, match="read-only"):
+            save(tmp_path, asked_training.plain(2.0))
+    assert_loads(tmp_path, 1.0)
+    save(tmp_path, asked_training.plain(3.0))
+    assert_loads(tmp_path, 3.0)
+    assert len(list(tmp_path.iterdir())) == 2
