@@ -89,7 +89,8 @@ def _plain(layer: MultiHeadAttention, x: Any, cache: Any) -> bool:
         return False
     if type(layer.positions) not in POSITIONS or (layer.norm is not None and layer.norm.when != "before"):
         return False
-    weight = getattr(layer.in_proj, "weight", None)
+    # A layer may have q, k and v apart, each cut over ranks.
+    weight = getattr(layer._modules.get("in_proj"), "weight", None)
     if not isinstance(weight, Tensor) or weight.dtype != x.dtype or weight.device != x.device:
         return False
     if unavailable(x.device) is not None or torch.is_autocast_enabled(x.device.type):
