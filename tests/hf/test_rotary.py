@@ -34,6 +34,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
         "mscale_all_dim": 0.6,
         "truncate": False,
     },
+    "yarn, null": {"factor": 8.0, "original_max_position_embeddings": ORIGINAL, "truncate": None},
     "llama3": {
         "factor": 8.0,
         "low_freq_factor": 1.0,

@@ -200,7 +200,7 @@ def _scaling(config: Any, given: Mapping[str, Any], kind: Kind) -> Scaling | Non
         beta_slow=given.get("beta_slow") or 1,
         attention_factor=attention,
         # Transformers reads it beside the sets of the layer types, where there are several, and so finds none in them.
-        truncate=config.rope_parameters.get("truncate", True),
+        truncate=bool(config.rope_parameters.get("truncate", True)),
     )
 
 
