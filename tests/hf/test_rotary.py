@@ -98,6 +98,16 @@ def test_default_configurations(model_type):
         compare(config, layer_type)
 
 
+@pytest.mark.parametrize("wrong", [{"factor": "2"}, {"factor": None}, {"factor": 2.0, "rope_theta": None}])
+def test_parameters_that_are_no_numbers(wrong):
+    config = config_of("llama")
+    config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, **wrong}
+    with pytest.raises(
+        ValueError, match=r"config\.rope_parameters must hold numbers, got \{'rope_type': 'linear', .*: "
+    ):
+        regard.hf.rotary(config)
+
+
 @pytest.mark.parametrize("model_type", sorted(KINDS))
 def test_every_scaling(model_type):
     kind = KINDS[model_type]

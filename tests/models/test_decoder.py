@@ -278,6 +278,13 @@ def test_bad_tokens_are_refused():
         refused(each, r"offset must be .*, got torch.float32", TypeError, offset=torch.zeros(2))
 
 
+def test_a_mask_of_which_tokens_are_real_is_refused():
+    real = torch.ones(2, 3, dtype=torch.bool)
+    refused(make(), r"got \(2, 3\), the shape of tokens; where it .* real it is masks.padding\(mask\)", mask=real)
+    with torch.no_grad():
+        make()(torch.zeros(1, 3).long(), mask=real[:1])  # of one text, (1, S) is a row of keys for every query
+
+
 def test_bad_caches_are_refused_and_stay_as_they_were():
     model, windows = make(), make("windows")
     cache = model.cache(2, 5)

@@ -163,6 +163,16 @@ def integers(given: Any) -> list[int] | None:
     return [index(each) for each in found]
 
 
+def check_mask(mask: Any, tokens: Tensor) -> None:
+    """No tensor (B, L) of which tokens are real, where its shape alone says that it is one."""
+    batch_size, length = tokens.shape
+    if isinstance(mask, Tensor) and mask.shape == tokens.shape and batch_size not in (1, length):
+        raise ValueError(
+            f"mask (True = may attend) must broadcast to (B, H, L, S), got {tuple(mask.shape)}, the shape of tokens; "
+            "where it says which tokens are real it is masks.padding(mask)"
+        )
+
+
 def _check_offset(offset: Any) -> None:
     """An integer, or a tensor of integers, whose shape the layers look at."""
     if isinstance(offset, Tensor):

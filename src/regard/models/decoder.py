@@ -134,6 +134,7 @@ class Decoder(nn.Module):
         """
         checks.check_tokens(type(self).__name__, tokens, self.embedding.weight.device)
         start = checks.check_text(tokens, offset, cache, lengths, self.windows, self.max_len)
+        checks.check_mask(mask, tokens)
         if cache is not None and lengths is not None:
             lengths = checks.counts(lengths, *tokens.shape)
         x = self.embed(tokens, start, padded=lengths is not None)  # (B, L, d_model)
