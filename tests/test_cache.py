@@ -296,3 +296,10 @@ def test_errors_of_the_rest() -> None:
         cache.reorder([])
     cache.crop(0)
     assert cache.lengths.tolist() == [0]
+
+
+def test_what_a_cache_is_made_with_can_be_read_from_it():
+    cache = regard.RollingCache(3, 2, window=4, head_dim=6, value_dim=5, dtype=torch.float64)
+    assert (cache.batch_size, cache.num_kv_heads, cache.head_dim, cache.value_dim) == (3, 2, 6, 5)
+    assert (cache.dtype, cache.device) == (torch.float64, torch.device("cpu"))
+    assert regard.KVCache(1, 2, 4, 6).value_dim == 6

@@ -56,6 +56,31 @@ class Cache(ABC):
         return self._keys.shape[0]
 
     @property
+    def num_kv_heads(self) -> int:
+        """Hkv, the heads of key and value."""
+        return self._keys.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        """D, the width of a key."""
+        return self._keys.shape[3]
+
+    @property
+    def value_dim(self) -> int:
+        """Dv, the width of a value."""
+        return self._values.shape[3]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of keys and values."""
+        return self._keys.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._keys.device
+
+    @property
     def lengths(self) -> Tensor:
         """How many tokens each sequence has had, (B,) integers."""
         return torch.tensor(self._lengths, device=self._keys.device)
@@ -102,14 +127,16 @@ class Cache(ABC):
         return self._write(key, value, step)
 
     def _try(self, step: Step, query_len: int) -> None:
-        """Ask the mask for one entry, so that one that does not fit is refused before anything is written."""
+        """Ask the mask for its first and last entry, so that one that does not fit is refused before the append."""
         if step.mask is None or query_len == 0:
             return
         heads = step.mask._heads(self._keys.shape[1])
         key_len = step.view.stop - step.view.start
         sizes = Sizes((self.batch_size,), heads, query_len, key_len, self._keys.device)
         if key_len:
-            step.mask.bind(sizes).block(slice(0, 1), slice(0, 1), sizes)
+            bound = step.mask.bind(sizes)
+            bound.block(slice(0, 1), slice(0, 1), sizes)
+            bound.block(slice(query_len - 1, query_len), slice(key_len - 1, key_len), sizes)
 
     def crop(self, length: int | Sequence[int] | Tensor) -> None:
         """Keep the first ``length`` tokens of each sequence, one number for all or one each: what was drafted and then

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["Context"]
@@ -21,7 +23,8 @@ class Context:
     True
 
     Made by :meth:`regard.MultiHeadAttention.project_context`, and read by that layer alone. It holds what the
-    parameters were then: after they have changed, make another.
+    parameters were then: after they have changed, make another. A copy.deepcopy() of it belongs to the copy of the
+    layer that is made with it; where it has gradients there can be none.
 
     Attributes:
         key: (..., Hkv, S, D), normed and with its positions.
@@ -32,9 +35,27 @@ class Context:
         self.key, self.value = key, value
         self._owner = owner
 
-    def select(self, indices: Tensor) -> Context:
-        """The sequences at ``indices`` (n,) of the first batch axis, some several times: beam search."""
-        return Context(self.key.index_select(0, indices), self.value.index_select(0, indices), self._owner)
+    def select(self, indices: Sequence[int] | Tensor) -> Context:
+        """The sequences at ``indices`` (n,) of the first batch axis, some several times: beam search.
+
+        Raises:
+            TypeError: indices that are no integers (n,).
+            ValueError: one that is no sequence of the batch.
+        """
+        at = indices if isinstance(indices, Tensor) else torch.tensor(list(indices), device=self.key.device)
+        if at.dim() != 1 or at.dtype.is_floating_point or at.dtype.is_complex or at.dtype == torch.bool:
+            raise TypeError(
+                f"context.select(indices): indices must be integers (n,), got {str(at.dtype)[6:]} of shape "
+                f"{tuple(at.shape)}"
+            )
+        at = at.long()
+        known = not torch.compiler.is_compiling() and not at.is_meta and type(at) is Tensor
+        for i in at.tolist() if known else ():
+            if not 0 <= i < self.key.shape[0]:
+                raise ValueError(
+                    f"context.select(indices): each must be a sequence in 0..{self.key.shape[0] - 1}, got {i}"
+                )
+        return Context(self.key.index_select(0, at), self.value.index_select(0, at), self._owner)
 
     def __repr__(self) -> str:
         *batch, heads, length, width = self.key.shape

@@ -11,7 +11,7 @@ from torch.nn.modules import module as torch_module
 
 from regard.projection import Projection, linear
 
-__all__ = ["FusedProjection", "Part", "takes_parts"]
+__all__ = ["FusedProjection", "Part", "has_hooks", "takes_parts", "untouched"]
 
 Part = Literal["q", "kv", "k", "v"]
 # The projections of each part, counted among (q, k, v).
@@ -86,7 +86,15 @@ class FusedProjection(Projection):
 
 def takes_parts(module: nn.Module) -> bool:
     """Whether asking a part of ``module`` gives what its whole output holds: nobody has wrapped or replaced it."""
-    if type(module) is not FusedProjection or "forward" in module.__dict__:
-        return False
+    return type(module) is FusedProjection and untouched(module)
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether a call of ``module`` is what its class says and nothing besides: no hook, no forward of its own."""
+    return "forward" not in vars(module) and not has_hooks(module) and not torch_module._has_any_global_hook()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody has put a hook on ``module`` itself."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(own) and not torch_module._has_any_global_hook()
+    return any(own)

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from regard import latent_checks, layer_checks, validation
+from regard import latent_checks, layer_calls, layer_checks, layer_options, validation
 from regard.cache_buffers import both
 from regard.functional import as_mask, attention
 from regard.latent_cache import LatentCache, place
@@ -129,19 +129,24 @@ class LatentAttention(nn.Module):
         self.kv_norm = nn.RMSNorm(self.kv_rank, eps, **made)
         self.kv_up = Projection(self.kv_rank, self.num_heads * (self.nope_dim + self.v_dim), False, **made)
         self.out_proj = Projection(self.num_heads * self.v_dim, self.d_out, "out" in biased, **made)
-        self.reset_parameters()
+        self._reset_own()
 
     def reset_parameters(self) -> None:
         """Draw new parameters: out_proj as in :class:`torch.nn.Linear`, the other projections Xavier uniform, each
-        bias 0, each norm's weight 1.
+        bias 0, each norm's weight 1. positions are reset by their own reset_parameters().
         """
+        layer_options.check_reset(self, "q_norm", "kv_norm", "positions")
+        self._reset_own()
+        layer_options.reset(self.positions)
+
+    def _reset_own(self) -> None:
         for name, part in self.named_children():
-            if name == "out_proj" or not isinstance(part, nn.Linear):
-                reset = getattr(part, "reset_parameters", None)  # of positions, where they have parameters
-                if reset is not None:
-                    reset()
-            else:
+            if name == "out_proj":
+                self.out_proj.reset_parameters()
+            elif isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
+            elif name != "positions":  # which somebody has made, and may have trained
+                layer_options.reset(part)
             bias: Tensor | None = part.bias if isinstance(part, nn.Linear) else None
             if bias is not None:
                 nn.init.zeros_(bias)
@@ -230,11 +235,11 @@ class LatentAttention(nn.Module):
         if cache is None:
             layer_checks.check_mask_axes(mask, self.num_heads, x, x.shape[-2])
             rule = mask if self.mask is None else both(self.mask, None if mask is None else as_mask(mask))
-            q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, offset=0 if offset is None else offset)
+            q_rotary, k_rotary = self._rotated(q_rotary, k_rotary, offset=0 if offset is None else offset)
             return self._expanded(q, q_rotary, latent, k_rotary, rule)
         starts, ends = cache._span(x.shape[1], lengths)
         places = {"offset": place(starts, x.device), "length": place(ends, x.device)}
-        q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, **places)
+        q_rotary, k_rotary = self._rotated(q_rotary, k_rotary, **places)
         # The mask of a cache is causal already.
         own = None if isinstance(self.mask, Causal) and self.mask.offset is None else self.mask
         narrow = mask if own is None else both(own, None if mask is None else as_mask(mask))
@@ -244,6 +249,13 @@ class LatentAttention(nn.Module):
         if self._absorbs(x.shape[1], key.shape[2]):
             return self._absorbed(q, q_rotary, key, value, rule)
         return self._expanded(q, q_rotary, value.squeeze(1), key[..., self.kv_rank :], rule)
+
+    def _rotated(self, q: Tensor, k: Tensor, **where: Any) -> tuple[Tensor, Tensor]:
+        """The columns that carry the position, turned: (..., H, L, P) and (..., 1, L, P)."""
+        turned = rotated(self.positions, q, k, **where)
+        for name, old, new in zip("qk", (q, k), turned, strict=True):
+            layer_checks.check_rotated(self.positions, old, new, name)
+        return turned
 
     def _queries(self, x: Tensor) -> Sequence[Tensor]:
         """Queries of each head, their part without position (..., H, L, nope) and the other, (..., H, L, P)."""
@@ -282,10 +294,13 @@ class LatentAttention(nn.Module):
         return absorbed <= expanded and is_plain(self.kv_up)
 
     def latent_cache(self, batch_size: int, max_len: int, *, dtype: torch.dtype | None = None) -> LatentCache:
-        """An empty cache for this layer, of texts of up to ``max_len`` tokens; in the layer's dtype if None."""
-        like = self.out_proj.weight
+        """An empty cache for this layer, of texts of up to ``max_len`` tokens.
+
+        ``dtype`` is the layer's if None, and autocast's where that is on. It must be that in which the layer computes:
+        a cache of half precision is for a layer of it, or for autocast.
+        """
         sizes = (batch_size, max_len, self.kv_rank, self.rotary_dim)
-        return LatentCache(*sizes, dtype=dtype or like.dtype, device=like.device)
+        return LatentCache(*sizes, **layer_calls.memory(self, dtype))
 
     def extra_repr(self) -> str:
         """The sizes; optional ones only where they differ from the default."""

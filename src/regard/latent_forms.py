@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from regard.fused_projection import untouched
 from regard.projection import Projection
 
 __all__ = ["is_plain", "normed", "products"]
@@ -19,8 +20,7 @@ def products(query_len: int, key_len: int, kv_rank: int, nope_dim: int, rotary_d
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is its weight and nothing besides: no adapter, no quantised weight, no hook."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    if type(layer) not in (Projection, nn.Linear) or any(hooks) or "forward" in vars(layer):
+    if type(layer) not in (Projection, nn.Linear) or not untouched(layer):
         return False
     return layer.bias is None and type(layer.weight) in (Tensor, nn.Parameter)
 

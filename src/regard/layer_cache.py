@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regard import validation
+from regard import cache_checks, validation
 from regard.bias_columns import Bias, fold
 from regard.biases import Alibi
 from regard.cache_buffers import Cache, Cached, Step, alike
@@ -110,6 +110,8 @@ def append(
     softcap: float | None,
 ) -> Cached:
     """Append k and v as ``step`` of :func:`begin` says, after all has been asked that may be refused."""
+    # Once more, for what a norm and positions have made of k: they may be all that is trained.
+    cache_checks.check_pair(k, v, cache._keys, cache._values)
     batch, num_heads, query_len, _ = q.shape
     if mask is not None:
         mask.bind(Sizes((batch,), num_heads, query_len, text_len(cache, step), q.device))

@@ -16,9 +16,11 @@ from regard.functional import as_mask
 from regard.fused_projection import takes_parts
 from regard.masks.algebra import Mask
 from regard.positions import NoPositions
+from regard.positions.checks import is_zero
 from regard.positions.placing import rotated
 
 if TYPE_CHECKING:
+    from regard.latent_attention import LatentAttention
     from regard.multi_head import MultiHeadAttention
 
 __all__ = ["Given", "Place", "joined", "keys_and_values", "local", "memory", "read"]
@@ -45,7 +47,10 @@ def read(layer: MultiHeadAttention, x: Tensor, context: Given, mask: Mask | Tens
             return _from_cache(layer, place.cache, x, (q, k, v), mask, place.lengths)
         allowed = _both(layer, mask, x, k.shape[-2])
         q, k = _placed(layer, q, k, offset=_from(place.offset))
-        return q, k, v, allowed, _bias(layer, q, k)
+        bias = _bias(layer, q, k)
+        if bias is not None:
+            _check_seen(layer, place.offset)
+        return q, k, v, allowed, bias
     return _of_context(layer, x, context, mask, place.offset)
 
 
@@ -89,13 +94,15 @@ def local(parameter: Tensor | None) -> Tensor | None:
     return parameter if of_rank is None else of_rank()
 
 
-def memory(layer: MultiHeadAttention, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Dtype and device of a cache."""
+def memory(layer: MultiHeadAttention | LatentAttention, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Dtype and device of a cache; what autocast makes of a projection, where it is on."""
     like = _like(layer.out_proj)
     if like is None:
         like = next((t for t in (*layer.parameters(), *layer.buffers()) if t.dtype.is_floating_point), None)
     if like is None:
         return {"dtype": dtype, "device": None}
+    if dtype is None and like.dtype != torch.float64 and layer_checks.autocasts(like.device):  # float64 is left alone
+        dtype = torch.get_autocast_dtype(like.device.type)
     return {"dtype": like.dtype if dtype is None else dtype, "device": like.device}
 
 
@@ -154,6 +161,7 @@ def _from_cache(
     else:
         q, k = _placed(layer, q, k)
     narrowed = _both(layer, mask, x, layer_cache.text_len(cache, step), cached=True)
+    layer_checks.check_after_cache(layer, x)
     numbers = {"scale": layer.scale, "softcap": layer.softcap}
     cached = layer_cache.append(cache, step, q, k, v, lengths=lengths, mask=narrowed, bias=bias, **numbers)
     return q, cached.key, cached.value, cached.mask, bias
@@ -168,10 +176,23 @@ def _placed(layer: MultiHeadAttention, q: Any, k: Any, **where: Any) -> tuple[An
         some = k if q is None else q
         none = some[..., :0, :]
         turned = rotated(positions, none if q is None else q, none if k is None else k, **where)
+        for name, old, new in zip("qk", (q, k), turned, strict=True):
+            if old is not None:
+                layer_checks.check_rotated(positions, old, new, name)
         q, k = (None if t is None else new for t, new in zip((q, k), turned, strict=True))
     if norm is not None and norm.when == "after":
         q, k = norm(q, k)
     return q, k
+
+
+def _check_seen(layer: MultiHeadAttention, offset: int | Tensor | None) -> None:
+    """A bias is asked for the last L of S positions, and would not see that they begin elsewhere than at 0."""
+    kind = type(layer.positions)
+    if getattr(kind, "bias", None) not in layer_cache.BY_DISTANCE and not is_zero(offset):
+        raise ValueError(
+            f"offset must be 0 with the bias of positions={kind.__name__}, which is that of positions "
+            f"0 .. L - 1, got {offset}; with a cache of layer.kv_cache(...) it is that of the text so far"
+        )
 
 
 def _from(offset: int | Tensor | None) -> int | Tensor:

@@ -12,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from regard.cache_buffers import Cache
 from regard.context import Context
 from regard.masks.algebra import Mask
+from regard.projection import Projection
 
 __all__: list[str] = []
 
@@ -110,8 +111,9 @@ def check_context(
 ) -> tuple[Tensor, Tensor]:
     """The pair (key_input, value_input) of what a user passed as context; their widths and lengths fit."""
     if context is None:
+        reads = f"the layer was made for one, d_context={widths}, and cannot read x itself"
         raise ValueError(
-            f"context must be given, got None: the layer was made for one, d_context={widths}, and cannot read x itself"
+            f"context must be given, got None: {reads if width_name == 'd_context' else 'there is nothing to project'}"
         )
     if isinstance(context, Mask) or (isinstance(context, Tensor) and context.dtype == torch.bool):
         got = repr(context) if isinstance(context, Mask) else "a boolean tensor"
@@ -165,6 +167,11 @@ def check_projected(context: Context, layer: Any, x: Tensor) -> None:
         )
     if context.key.device != x.device:
         raise ValueError(f"context must be on x's device {x.device}, got {context.key.device}; project it there")
+    if context.key.dtype != x.dtype and not autocasts(x.device):
+        raise TypeError(
+            f"context must have x's dtype {_name(x.dtype)}, got a Context of {_name(context.key.dtype)}; project it "
+            "after the layer has been converted"
+        )
 
 
 def context_axes(context: Any) -> int:
@@ -182,7 +189,45 @@ def with_batch(context: Any) -> Any:
     return context[None] if isinstance(context, Tensor) else context
 
 
-def check_cache(cache: Any, x: Any, context: Any, lengths: Any) -> None:
+def check_cached(what: str, d_context: tuple[int, int] | None) -> None:
+    """A layer that was made for a context has no text of its own that grows."""
+    if d_context is not None:
+        raise ValueError(
+            f"{what}: the layer has d_context={d_context} and reads a context, which does not grow, in place of x; "
+            "keep what is made of it with layer.project_context(context)"
+        )
+
+
+def check_rotated(positions: Any, before: Tensor, after: Any, name: str) -> None:
+    """A rotation of anybody's own changes neither shape nor dtype: a cache would take what broadcasts."""
+    if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype:
+        got = f"{tuple(after.shape)} in {_name(after.dtype)}" if isinstance(after, Tensor) else type(after).__name__
+        raise ValueError(
+            f"positions={positions!r}: rotate() must keep shape and dtype of {name}, {tuple(before.shape)} in "
+            f"{_name(before.dtype)}, got {got}"
+        )
+
+
+def check_after_cache(layer: Any, x: Tensor) -> None:
+    """What is computed after the append can be: an error would leave the cache with tokens that were not read."""
+    if layer.sinks is not None and layer.sinks.shape != (layer.num_heads,):
+        raise ValueError(
+            f"layer.sinks must have one logit a query head, ({layer.num_heads},), got {tuple(layer.sinks.shape)}"
+        )
+    for name in ("gate_proj", "out_proj"):
+        part = getattr(layer, name, None)
+        if type(part) is not Projection:  # none, or one that somebody has wrapped
+            continue
+        if part.weight.device != x.device:
+            raise ValueError(f"layer.{name} must be on x's device {x.device}, got {part.weight.device}")
+        if part.weight.dtype != x.dtype and not autocasts(x.device):
+            raise TypeError(
+                f"layer.{name} must have x's dtype {_name(x.dtype)}, got {_name(part.weight.dtype)}; convert the layer "
+                "as a whole: layer.to(dtype)"
+            )
+
+
+def check_cache(cache: Any, x: Any, context: Any, lengths: Any, *, d_context: tuple[int, int] | None = None) -> None:
     """A cache is one of regard's, and stands for the text: there is no context beside it."""
     if cache is not None and has_torch_function((x,)):  # a mode in which there can be none
         handle_torch_function(check_cache, (x,), cache, x, context, lengths)
@@ -196,6 +241,7 @@ def check_cache(cache: Any, x: Any, context: Any, lengths: Any) -> None:
             f"cache must be a regard.KVCache or regard.RollingCache, got {type(cache).__name__}; "
             "make one with layer.kv_cache(batch_size, max_len)"
         )
+    check_cached("cache", d_context)
     if context is not None:
         raise ValueError("cache holds the keys of x, and context brings its own that do not grow; pass one of the two")
     if axes(x) not in (2, 3):

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from regard.fused_projection import takes_parts
+from regard.fused_projection import FusedProjection, has_hooks
+from regard.positions import NoPositions
 from regard.projection import Projection
 
 __all__ = ["to_torch", "untold"]
@@ -49,13 +51,9 @@ def to_torch(layer: Any) -> nn.MultiheadAttention:
 
 def untold(layer: Any) -> list[str]:
     """What the layer has that torch's has not, in words."""
-    own = layer._projections()
-    wrapped = [
-        f"{type(m).__name__} in the place of a projection"
-        for m in (*own, layer.out_proj)
-        if type(m) is not Projection and not takes_parts(m)
-    ]
-    if wrapped:  # nothing is known of their parameters
+    own = ("in_proj",) if layer.d_context is None else ("q_proj", "k_proj", "v_proj")
+    wrapped = [what for name in (*own, "out_proj") if (what := _changed(name, getattr(layer, name)))]
+    if wrapped:  # nothing is known of what they compute
         return wrapped
     found: list[str] = []
     if layer.num_kv_heads != layer.num_heads:
@@ -67,8 +65,8 @@ def untold(layer: Any) -> list[str]:
     if layer.sinks is not None:
         found.append("sinks")
     for name in ("mask", "positions", "norm", "softcap", "gate"):
-        if getattr(layer, name) is not None:
-            what = getattr(layer, name)
+        what = getattr(layer, name)
+        if what is not None and type(what) is not NoPositions:
             found.append(f"{name}={type(what).__name__ if isinstance(what, nn.Module) else repr(what)}")
     parts = _parts(layer)
     biases = [bias is not None for _, bias in parts] + [layer.out_proj.bias is not None]
@@ -81,6 +79,17 @@ def untold(layer: Any) -> list[str]:
     ) > 1:
         found.append("requires_grad of q, k and v each (it has one parameter for all three)")
     return found
+
+
+def _changed(name: str, module: nn.Module) -> str | None:
+    """What somebody has done to a projection, in words; None where it is as the layer made it."""
+    if is_parametrized(module):
+        return f"parametrised {name}"
+    if type(module) is not (FusedProjection if name == "in_proj" else Projection):
+        return f"{type(module).__name__} in the place of a projection"
+    if has_hooks(module):
+        return f"hooks of {name}"
+    return f"forward of its own of {name}" if "forward" in vars(module) else None
 
 
 @torch.enable_grad()  # under no_grad a part of a parameter would not tell whether the parameter is trained

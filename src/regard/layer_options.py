@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard import validation
 from regard.masks.algebra import Mask
-from regard.positions import Positions
+from regard.positions import ALiBi, Positions
 from regard.qk_norm import HeadwiseLayerNorm, OffsetRMSNorm, QKNorm
 
 __all__: list[str] = []
@@ -69,12 +69,23 @@ def check_norm(norm: Any, num_heads: int, num_kv_heads: int, head_dim: int) -> Q
     for name, module, heads in (("q", norm.q, num_heads), ("k", norm.k, num_kv_heads)):
         own = _shape(module)
         width = head_dim if norm.over == "head" else heads * head_dim
-        if own is not None and own not in ((width,), (heads, width)):
+        each = isinstance(module, HeadwiseLayerNorm) and norm.over == "head"  # other norms of (H, D) are over tokens
+        if own is not None and own != ((heads, width) if each else (width,)):
             what = "head_dim D" if norm.over == "head" else "all heads together, H * D"
+            what += f"; for each of {heads} heads" if each else ""
             raise ValueError(
                 f"norm: {name} must be made for the width {width} ({what}), got {type(module).__name__} of shape {own}"
             )
     return norm
+
+
+def check_softcap(softcap: float | None, positions: Positions | None) -> None:
+    """A cap comes before a bias, and ALiBi's is in the columns whose scores are capped."""
+    if softcap is not None and isinstance(positions, ALiBi):
+        raise ValueError(
+            f"positions={positions!r} with softcap={softcap}: the cap comes before the bias, and would be applied to "
+            "its columns too; leave one of the two out"
+        )
 
 
 def check_gate(gate: Any) -> str | None:
@@ -135,16 +146,35 @@ def describe(layer: Any) -> str:
     return ", ".join(parts)
 
 
-def reset(module: nn.Module, name: str) -> None:
+def check_reset(layer: nn.Module, *given: str) -> None:
+    """Before anything is drawn: the projections are the layer's own, and what was ``given`` to it can reset itself."""
+    for name, part in layer.named_children():
+        if name in given:
+            for each in part.modules():
+                _check_resets(each, name)
+        elif not isinstance(part, nn.Linear) or "weight" not in part._parameters:
+            raise ValueError(
+                f"reset_parameters(): {name} is a {type(part).__name__}, which the layer has not made and cannot draw "
+                "anew; reset its parts one by one, or put the projection back"
+            )
+
+
+def reset(module: nn.Module) -> None:
     """New parameters for all that ``module`` is made of, which a user may have written."""
     for part in module.modules():
         method = getattr(part, "reset_parameters", None)
         if method is not None:
             method()
-        elif next(part.parameters(recurse=False), None) is not None:
+
+
+def _check_resets(part: nn.Module, name: str) -> None:
+    if hasattr(part, "reset_parameters"):
+        return
+    for what, held in (("parameters", part.parameters(recurse=False)), ("buffers", part.buffers(recurse=False))):
+        if next(held, None) is not None:
             raise ValueError(
-                f"reset_parameters(): {name} has a {type(part).__name__} with parameters and without "
-                "reset_parameters(); give the class one that draws them anew"
+                f"reset_parameters(): {name} has a {type(part).__name__} with {what} and without "
+                "reset_parameters(); give the class one that makes them anew"
             )
 
 

@@ -90,9 +90,10 @@ def _plain(layer: MultiHeadAttention, x: Any, cache: Any) -> bool:
     if type(layer.positions) not in POSITIONS or (layer.norm is not None and layer.norm.when != "before"):
         return False
     # A layer may have q, k and v apart, each cut over ranks.
-    weight = getattr(layer._modules.get("in_proj"), "weight", None)
-    if not isinstance(weight, Tensor) or weight.dtype != x.dtype or weight.device != x.device:
-        return False
+    for part in (layer._modules.get("in_proj"), layer.out_proj):
+        weight = getattr(part, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dtype != x.dtype or weight.device != x.device:
+            return False
     if unavailable(x.device) is not None or torch.is_autocast_enabled(x.device.type):
         return False
     return not torch._C._len_torch_function_stack() and beyond_causal(layer.mask) is None

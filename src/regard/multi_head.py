@@ -125,6 +125,7 @@ class MultiHeadAttention(Conversions):
         self.mask, self.gate = layer_options.check_mask(mask), layer_options.check_gate(gate)
         heads = (self.num_heads, self.num_kv_heads, self.d_k // self.num_heads)
         self.positions = layer_options.check_positions(positions, *heads)
+        layer_options.check_softcap(self.softcap, self.positions)
         self.norm = layer_options.check_norm(norm, *heads)
         self._biased = layer_options.check_biases(bias, gated=gate is not None)
         own = [name in self._biased for name in ("q", "k", "v")]
@@ -151,10 +152,11 @@ class MultiHeadAttention(Conversions):
         gate_proj are as in :class:`torch.nn.Linear`; every bias and every sink is 0. norm and positions are reset by
         their own reset_parameters().
         """
+        layer_options.check_reset(self, "norm", "positions")
         self._reset_own()
-        for name, module in (("norm", self.norm), ("positions", self.positions)):
+        for module in (self.norm, self.positions):
             if module is not None:
-                layer_options.reset(module, name)
+                layer_options.reset(module)
 
     def _reset_own(self) -> None:
         last: list[nn.Linear] = [self.out_proj] if self.gate is None else [self.out_proj, self.gate_proj]
@@ -246,7 +248,7 @@ class MultiHeadAttention(Conversions):
             stepped = layer_step.step(self, x, cache)
             if stepped is not None:
                 return stepped
-        layer_checks.check_cache(cache, x, context, lengths)
+        layer_checks.check_cache(cache, x, context, lengths, d_context=self.d_context)
         if layer_checks.axes(x) == 2:
             options: Any = {"mask": mask, "cache": cache, "lengths": lengths, "offset": offset}
             batched = self.forward(x[None], layer_checks.with_batch(context), need_weights=True, **options)
@@ -288,9 +290,10 @@ class MultiHeadAttention(Conversions):
     def kv_cache(self, batch_size: int, max_len: int, *, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for this layer's keys and values, of texts of up to ``max_len`` tokens.
 
-        ``dtype`` is the layer's if None. Under autocast it is autocast's; a layer of float32 may have a cache of half
-        precision, and attends in it.
+        ``dtype`` is the layer's if None, and autocast's where that is on; a layer of float32 may have a cache of half
+        precision, and attends in it. A layer with d_context has none, since a context does not grow.
         """
+        layer_checks.check_cached("kv_cache()", self.d_context)
         return KVCache(batch_size, self.num_kv_heads, max_len, *self._widths, **layer_calls.memory(self, dtype))
 
     def rolling_cache(
@@ -300,6 +303,7 @@ class MultiHeadAttention(Conversions):
 
         ``dtype`` as in :meth:`kv_cache`.
         """
+        layer_checks.check_cached("rolling_cache()", self.d_context)
         sizes = (batch_size, self.num_kv_heads, window, *self._widths)
         return RollingCache(*sizes, spare=spare, **layer_calls.memory(self, dtype))
 

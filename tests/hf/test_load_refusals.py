@@ -156,6 +156,28 @@ def test_a_configuration_that_is_not_causal():
         refused(layer, r"config\.is_causal is False")
 
 
+ENCODERS = ("bert", "roberta", "distilbert", "albert", "modernbert", "vit", "dinov2", "clip", "wav2vec2", "t5", "bart")
+
+
+@pytest.mark.parametrize("case", [*ENCODERS, "whisper", "gpt2, cross", "bert, cross", "gemma3_text, both ways"])
+def test_a_configuration_that_is_causal_of_layers_that_are_not(case):
+    """With sdpa and no mask transformers then masks what is later, with eager it does not."""
+    several = 0
+    for layer in layers_of(case):
+        config = getattr(layer, "config", None) or layer.self.config
+        owner = regard.hf.load(layer) if getattr(layer, "has_relative_attention_bias", True) else None
+        config.is_causal = True
+        if owner is not None and (owner.mask is None or "band" in str(owner.mask)):
+            refused(
+                layer, r"config\.is_causal is True, but layer is one that reads all .* depends on attn_implementation"
+            )
+            several += 1
+        elif owner is not None:
+            assert str(regard.hf.load(layer).mask) == str(owner.mask)
+        config.is_causal = None
+    assert several
+
+
 def test_a_decoder_in_the_configuration_alone():
     (layer, *_) = layers_of("bert")
     layer.self.config.is_decoder = True

@@ -34,6 +34,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
         "mscale_all_dim": 0.6,
         "truncate": False,
     },
+    "yarn, null": {"factor": 8.0, "original_max_position_embeddings": ORIGINAL, "truncate": None},
     "llama3": {
         "factor": 8.0,
         "low_freq_factor": 1.0,
@@ -95,6 +96,16 @@ def test_default_configurations(model_type):
         return
     for layer_type in sorted(set(config.layer_types)) if KINDS[model_type].by_layer else [None]:
         compare(config, layer_type)
+
+
+@pytest.mark.parametrize("wrong", [{"factor": "2"}, {"factor": None}, {"factor": 2.0, "rope_theta": None}])
+def test_parameters_that_are_no_numbers(wrong):
+    config = config_of("llama")
+    config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, **wrong}
+    with pytest.raises(
+        ValueError, match=r"config\.rope_parameters must hold numbers, got \{'rope_type': 'linear', .*: "
+    ):
+        regard.hf.rotary(config)
 
 
 @pytest.mark.parametrize("model_type", sorted(KINDS))

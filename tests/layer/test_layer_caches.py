@@ -14,6 +14,7 @@ from tests.test_cache import cut
 from torch import Tensor
 
 from regard import MultiHeadAttention, QKNorm, RollingCache, masks
+from regard.biases import alibi
 from regard.positions import ALiBi, DynamicNTK, Positions, RelativeBias, Rotary
 
 D = torch.float64
@@ -153,7 +154,7 @@ FAILING = {
     "a bias of another dtype": ({"positions": Wrong(torch.zeros(3, 5, dtype=torch.half))}, {}, r"bias must be float64"),
     "a bias that raises": ({"positions": Wrong(ValueError("no bias"))}, {}, "no bias"),
     "a rotation that raises": ({"positions": Refusing()}, {}, "not today"),
-    "alibi under a cap": ({"positions": ALiBi(4), "softcap": 2.0}, {}, "the cap comes before the bias"),
+    "alibi under a cap": ({"positions": Wrong(alibi(4)), "softcap": 2.0}, {}, "the cap comes before the bias"),
     "a mask of another shape": ({"mask": masks.dense(torch.ones(2, 7).bool())}, {}, "must broadcast to"),
     "a mask with two meanings": (
         {"mask": masks.dense(torch.ones(2, 3, 5).bool()), "num_heads": 2},
@@ -224,7 +225,7 @@ def test_a_cache_under_autocast():
         parts = [layer(part, cache=cache) for part in x.split([4, 1, 1], dim=1)]
         whole = layer(x, mask=masks.causal())
         with pytest.raises(TypeError, match=r"make the cache with dtype=torch.bfloat16"):
-            layer(x, cache=layer.kv_cache(2, 6))
+            layer(x, cache=layer.kv_cache(2, 6, dtype=torch.float32))
     out = torch.cat(parts, dim=1)
     assert out.dtype == whole.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), layer(x, mask=masks.causal()), rtol=0, atol=0.03)  # bfloat16 has 8 bits

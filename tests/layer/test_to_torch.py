@@ -97,7 +97,7 @@ def test_wrapped_projections_and_parameters_trained_apart_are_named():
         layer.to_torch()
     layer = MultiHeadAttention(16, 4)
     layer.in_proj.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="has no FusedProjection in the place of a projection"):
+    with pytest.raises(ValueError, match="has no hooks of in_proj"):
         layer.to_torch()
     layer = MultiHeadAttention(16, 4, d_context=16)
     layer.q_proj.weight.requires_grad_(False)

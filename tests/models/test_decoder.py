@@ -152,6 +152,30 @@ def test_texts_padded_on_the_right_do_not_see_each_other(kind: str):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"positions": "sinusoidal"}], ids=["rotary", "sinusoidal"])
+def test_a_second_chunk_may_fill_what_the_first_left(options: dict[str, Any]):
+    model, texts = make(max_len=10, **options), torch.randint(13, (2, 10))
+    first, second = torch.zeros(2, 8, dtype=torch.long), torch.zeros(2, 8, dtype=torch.long)
+    first[0], first[1, :2], second[0, :2], second[1] = texts[0, :8], texts[1, :2], texts[0, 8:], texts[1, 2:]
+    cache = model.cache(2, 10)
+    model(first, cache=cache, lengths=[8, 2])
+    got = model(second, cache=cache, lengths=[2, 8], last_only=True)
+    torch.testing.assert_close(got, model(texts, last_only=True), **NEAR)
+    refused(model, "a text of 11 tokens is longer than the max_len=10", cache=model.cache(1, 12),
+            tokens=torch.zeros(1, 11).long(), lengths=[11])  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_window_can_be_cropped_by_what_was_spared():
+    model, tokens = make("windows"), torch.randint(13, (1, 9))
+    cache = model.cache(1, 9, spare=2)
+    model(tokens[:, :8], cache=cache)
+    for each in cache:
+        each.crop(6)
+    torch.testing.assert_close(model(tokens[:, 6:], cache=cache), model(tokens)[:, 6:], **NEAR)
+
+
+@torch.no_grad()
 def test_a_layer_in_a_window_keeps_the_window():
     kinds = [type(each).__name__ for each in make("windows").cache(1, 9)]
     assert kinds == ["KVCache", "RollingCache", "RollingCache"]
@@ -248,6 +272,17 @@ def test_bad_tokens_are_refused():
     short = make(max_len=8)
     refused(short, "a text of 9 tokens is longer than the max_len=8", tokens=torch.zeros(1, 9).long())
     refused(short, "a text of 9 tokens is longer than the max_len=8", offset=6)
+    for each in (model, short):
+        refused(each, r"offset must be an integer or an integer tensor \(B,\), got str", TypeError, offset="a")
+        refused(each, r"offset must be .*, got NoneType", TypeError, offset=None)
+        refused(each, r"offset must be .*, got torch.float32", TypeError, offset=torch.zeros(2))
+
+
+def test_a_mask_of_which_tokens_are_real_is_refused():
+    real = torch.ones(2, 3, dtype=torch.bool)
+    refused(make(), r"got \(2, 3\), the shape of tokens; where it .* real it is masks.padding\(mask\)", mask=real)
+    with torch.no_grad():
+        make()(torch.zeros(1, 3).long(), mask=real[:1])  # of one text, (1, S) is a row of keys for every query
 
 
 def test_bad_caches_are_refused_and_stay_as_they_were():
@@ -268,6 +303,14 @@ def test_bad_caches_are_refused_and_stay_as_they_were():
     one_too_wide = [windows.cache(2, 9)[0], rolling[1], windows.cache(2, 9)[2]]
     refused(windows, r"cache\[1\] is a RollingCache of window 4, and layer 1 reads a window of 3", cache=one_too_wide)
     refused(model, r"cache\[2\] is .* window 4, and layer 2 reads every earlier token", cache=[*cache[:2], rolling[2]])
+    other = make(head_dim=6, num_kv_heads=4).cache(2, 5)
+    wide = [block.attention.kv_cache(2, 5, dtype=torch.float64) for block in model.blocks]
+    for odd in (other, wide):
+        mixed = [*model.cache(2, 5)[:1], *odd[1:]]
+        refused(
+            model, r"cache\[1\] has \(Hkv, D, Dv, dtype, device\) = \(\d, \d, .* and cache\[0\] \(\d, ", cache=mixed
+        )
+    refused(model, "must have the cache's dtype float64", TypeError, cache=wide)  # by the first layer
     cache[1].crop(2)
     refused(model, r"cache\[1\] has had \[2, 2\] tokens and cache\[0\] \[3, 3\]; crop", cache=cache)
     with pytest.raises(ValueError, match="grad"):

@@ -75,6 +75,18 @@ def test_padding_changes_nothing(tokens: Tensor):
 
 
 @torch.no_grad()
+def test_padding_has_no_position_where_it_is_named(tokens: Tensor):
+    model, alone = make(pad_token=0), tokens.clamp(min=1)
+    padded = torch.cat((torch.zeros(2, 3, dtype=torch.long), alone[:, :6]), 1)
+    torch.testing.assert_close(model(padded, mask=masks.padding(padded != 0))[:, 3:], model(alone[:, :6]), **NEAR)
+    exact = model.double()
+    x = exact.embedding.weight[padded] + exact.positions.weight[torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 6])]
+    x = norm(x + exact.token_types.weight[0], exact.norm)
+    model.blocks = torch.nn.ModuleList()
+    torch.testing.assert_close(model(padded), x, **NEAR)
+
+
+@torch.no_grad()
 def test_pool_and_score_are_their_formulas(tokens: Tensor):
     model = make(pooler=True, masked_head=True)
     output = model(tokens)
@@ -119,7 +131,17 @@ def test_what_it_lacks_is_named(tokens: Tensor):
         ({"tokens": torch.zeros(4).long()}, ValueError, r"tokens must be \(B, L\), got \(4,\)"),
         ({"tokens": torch.zeros(1, 13).long()}, ValueError, "13 tokens are more than max_len=12, the positions it has"),
         ({"tokens": torch.full((1, 2), 13)}, ValueError, "tokens must be ids in 0 to 12, got 13 to 13"),
-        ({"token_types": torch.zeros(1, 3)}, ValueError, r"token_types must be int64 or int32 of the shape of tokens"),
+        (
+            {"token_types": torch.zeros(1, 4)},
+            TypeError,
+            "Encoder: token_types must be int64 or int32 ids, got torch.fl",
+        ),
+        ({"token_types": [[0] * 4]}, TypeError, "Encoder: token_types must be a tensor of ids, got list"),
+        (
+            {"token_types": torch.zeros(1, 3).long()},
+            ValueError,
+            r"token_types must be of the shape of tokens, \(1, 4\), got \(1, 3\)",
+        ),
         ({"token_types": torch.full((1, 4), 2)}, ValueError, "token_types must be ids in 0 to 1, got 2 to 2"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +58,26 @@ def test_prompts_of_other_lengths_give_what_each_gives_alone(options: dict[str, 
     assert torch.equal(together, generate(model, prompts, 9, lengths=torch.tensor(lengths)))
     for row, length in enumerate(lengths):
         assert torch.equal(together[row : row + 1], generate(model, prompts[row : row + 1, :length], 9))
+
+
+@torch.no_grad()
+def test_prompts_may_be_padded_past_the_positions_of_the_model(prompts: Tensor):
+    model = make(positions="sinusoidal", max_len=8)
+    padded = torch.cat((prompts, torch.zeros(3, 5, dtype=torch.long)), 1)
+    together = generate(model, padded, 2, lengths=[3, 6, 1])
+    for row, length in enumerate((3, 6, 1)):
+        assert torch.equal(together[row : row + 1], by_definition(model, prompts[row : row + 1, :length], 2))
+
+
+def test_lengths_and_ends_of_any_kind_of_integers(prompts: Tensor):
+    model = make()
+    wanted = generate(model, prompts, 6, lengths=[3, 4, 5], eos=[2, 5])
+    for lengths in ((3, 4, 5), range(3, 6), numpy.array([3, 4, 5]), torch.tensor([3, 4, 5])):
+        for eos in ((2, 5), torch.tensor([2, 5]), numpy.array([2, 5]), [numpy.int64(2), torch.tensor(5)]):
+            assert torch.equal(generate(model, prompts, 6, lengths=lengths, eos=eos), wanted)
+    wanted = generate(model, prompts, 6, eos=2)
+    for eos in (numpy.int64(2), torch.tensor(2), torch.tensor([2])):
+        assert torch.equal(generate(model, prompts, 6, eos=eos), wanted)
 
 
 def test_padding_may_be_any_token(prompts: Tensor):
@@ -162,6 +183,10 @@ def test_a_step_needs_the_same_memory_however_long_the_text(window: int | None, 
         ({"tokens": torch.zeros(2, 0).long()}, ValueError, r"at least one token a sequence, got \(2, 0\)"),
         ({"tokens": torch.zeros(4).long()}, ValueError, r"tokens must be \(B, L\), got \(4,\)"),
         ({"eos": 31}, ValueError, "eos must be a token of the vocabulary, 0 to 30, got 31"),
+        ({"eos": 2.0}, TypeError, r"eos must be a token or several, integers, got 2.0 \(float\)"),
+        ({"eos": "ab"}, TypeError, r"eos must be a token or several, integers, got 'ab' \(str\)"),
+        ({"eos": torch.tensor([1.5])}, TypeError, r"eos must be a token or several, integers, got tensor"),
+        ({"lengths": [1.0, 2, 3]}, ValueError, r"lengths must be B = 3 integers in 1 to L = 7, .* \(list\)"),
         ({"eos": []}, ValueError, "eos must hold at least one token, got none"),
         ({"temperature": -1}, ValueError, "temperature must be a finite number"),
         ({"top_k": 3}, ValueError, "temperature=0 draws none"),
@@ -188,3 +213,5 @@ def test_a_model_that_would_drop_weights_at_random_is_refused(prompts: Tensor):
     generate(make().train(), prompts, 3)
     with pytest.raises(TypeError, match=r"model must be a regard.models.Decoder, got Linear"):
         generate(torch.nn.Linear(2, 2), prompts, 3)
+    with pytest.raises(TypeError, match=r"got OptimizedModule; pass the Decoder that torch.compile was given"):
+        generate(torch.compile(make(), backend="eager"), prompts, 3)

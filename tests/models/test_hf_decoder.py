@@ -34,6 +34,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                                  "max_position_embeddings": 8}),
     "llama, yarn": ("Llama", {"rope_parameters": {
         "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 10}}),
+    "llama, yarn, null": ("Llama", {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 77.0, "factor": 4.0, "original_max_position_embeddings": 6,
+        "truncate": None}}),
     "llama, longrope": ("Llama", {"rope_parameters": {
         "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.2, 1.5],
         "long_factor": [1.0, 2.0, 3.0, 9.0], "original_max_position_embeddings": 10}}),
@@ -192,7 +195,7 @@ def test_layers_in_a_window_without_layer_types():
         ({"mlp_bias": True}, "has mlp_bias=True, which is not supported; False is"),
         ({"attention_bias": True}, "has attention_bias=True, which regard does not know"),
         ({"model_type": "mistral", "attention_bias": True}, "has attention_bias=True, which is not supported"),
-        ({"model_type": "llama", "sliding_window": 8}, "has sliding_window=8, which is not supported"),
+        ({"model_type": "llama", "sliding_window": 8}, "has sliding_window=8, which is not supported; only null is"),
         ({"model_type": "llama", "attention_bias": "yes"}, "has attention_bias='yes'; expected true or false"),
         ({"model_type": "llama", "layer_types": ["sliding_attention"] * 3}, "and no sliding_window"),
         ({"layer_types": ["full_attention"] * 2}, r"expected one for each of the 3 layers"),
@@ -222,6 +225,24 @@ def test_layers_in_a_window_without_layer_types():
             },
             "rope_parameters and rope_scaling, and they contradict each other",
         ),
+        # Transformers takes rope_scaling alone, and with it another base than the one that is written.
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 77.0}},
+            "rope_parameters and rope_scaling, and they contradict each other",
+        ),
+        ({"hidden_size": "32"}, "has hidden_size='32'; expected an integer of at least 1"),
+        ({"num_attention_heads": 0}, "has num_attention_heads=0; expected an integer of at least 1"),
+        ({"head_dim": 8.0}, "has head_dim=8.0; expected an integer of at least 1"),
+        ({"max_window_layers": -1}, "has max_window_layers=-1; expected an integer of at least 0"),
+        ({"rms_norm_eps": "small"}, "has rms_norm_eps='small'; expected a number"),
+        ({"rope_theta": [1]}, r"has rope_theta=\[1\]; expected a number"),
+        ({"rope_parameters": {"rope_theta": "x"}}, "rope_parameters with rope_theta='x'; expected a number"),
+        ({"hidden_act": ["silu"]}, r"has hidden_act=\['silu'\], which is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": None},
+            "of the kind 'dynamic' and no max_position_embeddings",
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "of the kind 'linear' with factor must be .* got"),
         ({"hidden_size": None}, "has no hidden_size, which a qwen2 needs"),
         ({"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
     ],
@@ -246,6 +267,30 @@ def test_what_the_files_lack_or_have_too_many_is_named(tmp_path: Path):
         ValueError, match=r"'model.layers.0.mlp.\w+_proj.weight' has shape .*, and its place, by config"
     ):
         Decoder.from_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [(40, 8), (32, 24)])
+def test_projections_that_share_their_rows_otherwise_are_refused(rows: tuple[int, int], tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    path = saved(theirs_of("llama"), tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    for layer in range(3):
+        names = [f"model.layers.{layer}.self_attn.{name}_proj.weight" for name in "qkv"]
+        fused = torch.cat([tensors[name] for name in names])  # (32 + 16 + 16, 32)
+        parts = fused.split([*rows, 64 - sum(rows)])
+        tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"'model.layers.0.self_attn.[qkv]_proj.weight' has shape .*, and its place"):
+        Decoder.from_huggingface(tmp_path)
+
+
+def test_a_number_of_heads_that_is_not_the_files_is_refused(tmp_path: Path):
+    saved(theirs_of("llama"), tmp_path)
+    for settings in ({"num_key_value_heads": 4}, {"num_key_value_heads": None}, {"vocab_size": 62}):
+        rewrite(tmp_path, **(SIZES | settings))
+        with pytest.raises(ValueError, match=r"'(model|lm_head).* has shape .*, and its place, by config.json, has "):
+            Decoder.from_huggingface(tmp_path)
 
 
 def test_a_tied_output_that_differs_is_refused(tmp_path: Path):

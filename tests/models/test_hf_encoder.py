@@ -107,12 +107,35 @@ BASE = {"model_type": "bert", **SIZES}
         ({"tie_word_embeddings": False}, "has tie_word_embeddings=False, which is not supported; True is"),
         ({"hidden_act": "mish"}, "has hidden_act='mish', which is not supported"),
         ({"embedding_size": 8}, "has embedding_size=8, which regard does not know: it may change what a bert computes"),
+        ({"hidden_size": "32"}, "has hidden_size='32'; expected an integer of at least 1"),
+        ({"hidden_dropout_prob": [0]}, r"has hidden_dropout_prob=\[0\]; expected a number"),
         ({"is_causal": True}, "has is_causal=True, which is not supported; False is"),
     ],
 )
 def test_what_would_change_the_numbers_is_refused_by_name(settings: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         configuration(BASE | settings)
+
+
+@torch.no_grad()
+def test_a_roberta_counts_the_tokens_that_are_not_padding(tokens: Tensor, tmp_path: Path):
+    theirs = theirs_of("RobertaModel")
+    ours = Encoder.from_huggingface(saved(theirs, tmp_path))
+    assert ours.config.pad_token == 1
+    tokens[:, 5] = 1
+    torch.testing.assert_close(ours(tokens), theirs(tokens).last_hidden_state, **NEAR)
+    tokens[1, :4] = 1  # padded on the left
+    real = tokens != 1
+    wanted = theirs(tokens, attention_mask=real.long()).last_hidden_state
+    torch.testing.assert_close(ours(tokens, mask=masks.padding(real))[real], wanted[real], **NEAR)
+
+
+@pytest.mark.parametrize("given", [None, -1, "1"])
+def test_a_roberta_needs_its_padding_token(given: object):
+    with pytest.raises(
+        ValueError, match=f"has pad_token_id={given!r}, after which a roberta counts its positions; exp"
+    ):
+        configuration(BASE | {"model_type": "roberta", "pad_token_id": given})
 
 
 def test_the_head_of_a_roberta_has_gelu_alone():

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-PIECES = [Piece("weight", 0, "b"), Piece("weight", 1, "a")]
+PIECES = [Piece("weight", 0, "b", 1), Piece("weight", 1, "a", 2)]
 
 
 def test_tensors_go_to_the_rows_they_belong_to(folder: Path):
@@ -31,8 +31,22 @@ def test_tensors_go_to_the_rows_they_belong_to(folder: Path):
 
 def test_rows_may_be_skipped(folder: Path):
     model = nn.Linear(3, 2, bias=False)
-    hf_files.fill(model, [Piece("weight", 0, "b"), Piece("weight", 1, "a", 1)], hf_files.tensor_names(folder))
+    pieces = [Piece("weight", 0, "b", 1), Piece("weight", 1, "a", skip=1)]
+    hf_files.fill(model, pieces, hf_files.tensor_names(folder))
     assert model.weight.tolist() == [[1, 1, 1], [3, 4, 5]]
+
+
+def test_rows_of_one_tensor_never_spill_over_the_next(folder: Path):
+    """All the numbers that the parameter has, and two tensors that share them otherwise than config.json says."""
+    pieces = [Piece("weight", 0, "a", 1), Piece("weight", 1, "b", 2)]
+    with pytest.raises(ValueError, match=r"'a' has shape \(2, 3\), and its place, by config.json, has \(1, 3\)"):
+        hf_files.fill(nn.Linear(3, 3, bias=False), pieces, hf_files.tensor_names(folder))
+
+
+def test_a_single_number_is_no_row(folder: Path):
+    save_file({"a": torch.tensor(1.0), "b": torch.ones(1, 3)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'a' has shape \(\), and its place, by config.json, has \(2, 3\)"):
+        hf_files.fill(nn.Linear(3, 3, bias=False), PIECES, hf_files.tensor_names(folder))
 
 
 def test_every_row_must_be_read(folder: Path):
@@ -113,6 +127,14 @@ def test_an_index_that_is_wrong_is_refused(folder: Path, index: object, error: t
 def test_configurations_that_are_none(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"has no config.json; expected a folder as save_pretrained"):
         hf_files.read_config(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"some/name is not a folder on this machine, and nothing is downloaded"
+    ):
+        hf_files.read_config("some/name")
+    with pytest.raises(
+        TypeError, match=r"folder must be the path of a folder, got Linear; a model in memory is written"
+    ):
+        hf_files.read_config(nn.Linear(2, 2))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
         hf_files.read_config(tmp_path)

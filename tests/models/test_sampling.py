@@ -31,6 +31,7 @@ def shares(**options: object) -> list[float]:
         ({"temperature": 0.5}, [0.0616, 0.6849, 0.0068, 0.2466]),
         ({"temperature": 0.0}, [0, 1, 0, 0]),
         ({"temperature": 1e-30}, [0, 1, 0, 0]),
+        ({"temperature": 1e-50}, [0, 1, 0, 0]),  # 0 in float32
     ],
 )
 def test_shares_are_those_of_the_formula(options: dict, wanted: list[float]):

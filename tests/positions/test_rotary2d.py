@@ -123,7 +123,7 @@ X = torch.zeros(2, 6, 8)
             ValueError,
             r"offset must be 0 with positions=Rotary2d\(8, grid=\(2, 3\)\): a picture is rea",
         ),
-        (X, {"offset": torch.tensor(0)}, ValueError, "offset must be 0 with positions=Rotary2d"),
+        (X, {"offset": torch.tensor(1)}, ValueError, "offset must be 0 with positions=Rotary2d"),
         (X, {"key_offset": 2}, ValueError, "key_offset must be 0 with positions=Rotary2d"),
     ],
 )

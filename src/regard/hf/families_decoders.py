@@ -97,6 +97,7 @@ class Decoder:
 
     def _mask(self, reader: Reader, window: int | None) -> Mask | None:
         if self.both_ways and getattr(reader.config, "use_bidirectional_attention", False):
+            reader.check_not_causal()
             return None if window is None else masks.band(window - 1, window - 1)
         return reader.causal(window=window)
 

@@ -55,17 +55,19 @@ class Plain:
     def _mask(self, reader: Reader) -> Mask | None:
         if self.causal == "always":
             return reader.causal()
-        if self.causal == "as it says":
-            return reader.causal() if reader.attribute("is_causal") else None
-        if reader.attribute("is_causal"):
+        if self.causal == "as it says" and reader.attribute("is_causal"):
+            return reader.causal()
+        if self.causal == "never" and reader.attribute("is_causal"):
             raise ValueError(
                 f"layer.is_causal is True in a {type(reader.layer).__name__}, whose model masks nothing by it: what "
                 "the layer masks then depends on attn_implementation; set it to False"
             )
-        if not self.texts:
-            return None
-        reader.check_model(self.texts + self.images)
-        return reader.causal(attribute=None) if reader.config.model_type in self.texts else None
+        if self.texts:
+            reader.check_model(self.texts + self.images)
+            if reader.config.model_type in self.texts:
+                return reader.causal(attribute=None)
+        reader.check_not_causal()
+        return None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Bert:
                 f"layer.self.is_causal is {causal}, but config.is_decoder is {decoder}: what the layer masks "
                 "depends on which of the two is followed; make them agree"
             )
+        if not causal:
+            reader.check_not_causal()
         return Parts(
             heads,
             d,
@@ -114,6 +118,8 @@ class Gpt2:
             q, (k, v) = reader.rows("q_attn"), reader.rows("c_attn").split([width, width])
         else:
             q, k, v = reader.rows("c_attn").split([width, width, width])
+        if cross:
+            reader.check_not_causal()
         return Parts(
             heads,
             d,
@@ -163,6 +169,8 @@ class T5:
                 "positions must be those of the same stack: a decoder's layers have a relative bias of one side, an "
                 f"encoder's of both, got two_sided={positions.two_sided}"
             )
+        if not causal:
+            reader.check_not_causal()
         q, k, v = (reader.rows(name) for name in ("q", "k", "v"))
         d = int(reader.attribute("key_value_proj_dim"))
         return Parts(

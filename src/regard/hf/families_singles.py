@@ -99,6 +99,7 @@ class ModernBert:
         """The parts of a layer."""
         reader.check_model(("modernbert",))
         reader.check_no_output_dropout("out_drop")
+        reader.check_not_causal()
         config, layer_type = reader.config, reader.layer_type()
         windowed = layer_type == "sliding_attention"
         d = int(reader.attribute("head_dim"))

@@ -142,6 +142,15 @@ class Reader:
                 )
         return masks.causal() if window is None else masks.window(window)
 
+    def check_not_causal(self) -> None:
+        """Raise if the configuration asks for a causal mask in a layer that reads a whole text or context."""
+        if getattr(self._config, "is_causal", None) is True:
+            raise ValueError(
+                "config.is_causal is True, but layer is one that reads all of its text or context: what it masks then "
+                "depends on attn_implementation; set config.is_causal to None, or make a regard.MultiHeadAttention "
+                "with mask=regard.masks.causal() if the layer is to be causal"
+            )
+
     def check_heads(self, name: str, found: int, expected: Any) -> None:
         """Raise if the rows of a projection are not those of as many heads as the configuration says."""
         if expected is not None and found != expected:

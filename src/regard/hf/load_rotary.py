@@ -93,7 +93,8 @@ def rotary(config: Any, *, layer_type: str | None = None) -> Rotary:
 
     Raises:
         ValueError: an architecture whose rotary positions are not known here, a rope_type that regard has not, a
-            layer_type that is missing or not among those of the configuration, an odd number of rotated columns.
+            layer_type that is missing or not among those of the configuration, an odd number of rotated columns,
+            something that is no number.
     """
     kind = kind_of(config)
     given = parameters(config, kind, layer_type)
@@ -102,7 +103,10 @@ def rotary(config: Any, *, layer_type: str | None = None) -> Rotary:
         pairing = "interleaved" if config.rope_interleave else "halves"
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rotated = rotated_width(given, kind, width)
-    base, scaling = float(given["rope_theta"]), _scaling(config, given, kind)
+    try:
+        base, scaling = float(given["rope_theta"]), _scaling(config, given, kind)
+    except TypeError as error:
+        raise ValueError(f"config.rope_parameters must hold numbers, got {dict(given)}: {error}") from error
     if kind.alpha and given["rope_type"] == "dynamic" and given.get("alpha"):
         base, scaling = base * given["alpha"] ** (rotated / (rotated - 2)), None
     return Rotary(width, base=base, pairing=pairing, scaling=scaling, rotary_dim=rotated)
@@ -200,7 +204,7 @@ def _scaling(config: Any, given: Mapping[str, Any], kind: Kind) -> Scaling | Non
         beta_slow=given.get("beta_slow") or 1,
         attention_factor=attention,
         # Transformers reads it beside the sets of the layer types, where there are several, and so finds none in them.
-        truncate=config.rope_parameters.get("truncate", True),
+        truncate=bool(config.rope_parameters.get("truncate", True)),
     )
 
 

@@ -101,8 +101,8 @@ class Block(nn.Module):
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), weights
 
-    def cache(self, batch_size: int, max_len: int) -> KVCache | RollingCache:
-        """An empty cache for this layer; of a window alone where the text may grow past it."""
+    def cache(self, batch_size: int, max_len: int, *, spare: int = 0) -> KVCache | RollingCache:
+        """An empty cache for this layer; of a window alone, and ``spare`` tokens, where the text may grow past it."""
         if self.window is not None and self.window < max_len:
-            return self.attention.rolling_cache(batch_size, self.window)
+            return self.attention.rolling_cache(batch_size, self.window, spare=spare)
         return self.attention.kv_cache(batch_size, max_len)

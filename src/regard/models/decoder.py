@@ -115,9 +115,10 @@ class Decoder(nn.Module):
         Args:
             tokens: (B, L) integer ids, each less than vocab_size.
             mask: narrows what is causal (and in the layer's window), in every layer; a :class:`regard.masks.Mask` or a
-                boolean tensor that broadcasts to (B, H, L, S); True = may attend.
+                boolean tensor that broadcasts to (B, H, L, S); True = may attend. A tensor (B, S) of which tokens are
+                real is no such mask: it is ``masks.padding(real)``.
             offset: position of the first token, one for all or (B,); with a cache it is how far the cache has come.
-            cache: from :meth:`cache`: tokens are the next L of each sequence. There is no gradient then.
+            cache: from :meth:`cache`: tokens are the next L of each sequence; called under torch.no_grad().
             lengths: with a cache, how many of the L tokens are real, (B,), for prompts padded on the right.
             last_only: score what follows the last token of each sequence alone.
             need_weights: also return the attention weights; the logits do not change.
@@ -127,13 +128,16 @@ class Decoder(nn.Module):
             :class:`regard.AttentionWeights` (B, H, L, S) a layer.
 
         Raises:
-            TypeError: tokens are not integers, or cache is not a list of caches.
+            TypeError: tokens or offset are not integers, or cache is not a list of caches.
             ValueError: tokens are not (B, L), or are no ids of the vocabulary; a text longer than max_len; a cache that
                 is full, or of other layers. The cache is then as it was.
         """
         checks.check_tokens(type(self).__name__, tokens, self.embedding.weight.device)
         start = checks.check_text(tokens, offset, cache, lengths, self.windows, self.max_len)
-        x = self.embed(tokens, start)  # (B, L, d_model)
+        checks.check_mask(mask, tokens)
+        if cache is not None and lengths is not None:
+            lengths = checks.counts(lengths, *tokens.shape)
+        x = self.embed(tokens, start, padded=lengths is not None)  # (B, L, d_model)
         options: dict[str, Any] = {"lengths": lengths, "need_weights": need_weights}
         options["offset"] = offset if cache is None else None
         collected = []
@@ -148,20 +152,32 @@ class Decoder(nn.Module):
         logits = self.score(self.norm(x))  # (B, L, V)
         return (logits, collected) if need_weights else logits
 
-    def embed(self, tokens: Tensor, start: int | Tensor = 0) -> Tensor:
-        """What the first layer reads, (B, L, d_model), of tokens (B, L) that begin at the position ``start``."""
+    def embed(self, tokens: Tensor, start: int | Tensor = 0, *, padded: bool = False) -> Tensor:
+        """What the first layer reads, (B, L, d_model), of tokens (B, L) that begin at the position ``start``.
+
+        With ``padded``, tokens past the last position are padding, and are given that position.
+        """
         x = checks.looked_up(self.embedding, tokens, "tokens")
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
-        return x if self.positions is None else self.positions(x, offset=start)
+        if self.positions is None:
+            return x
+        if padded:
+            at = torch.as_tensor(start, device=x.device)[..., None] + torch.arange(tokens.shape[1], device=x.device)
+            rows = self.positions.encoding[at.clamp(max=self.positions.max_len - 1)]  # (L, d_model) or (B, L, d_model)
+            return x + rows.to(x.dtype)
+        return cast(Tensor, self.positions(x, offset=start))
 
     def score(self, x: Tensor) -> Tensor:
         """Logits (..., V) of normalised (..., d_model)."""
         return linear(x, self.embedding.weight) if self.output is None else self.output(x)
 
-    def cache(self, batch_size: int, max_len: int) -> list[KVCache | RollingCache]:
-        """An empty cache for each layer, of texts of up to ``max_len`` tokens; one in a window keeps the window."""
-        return [cast(Block, block).cache(batch_size, max_len) for block in self.blocks]
+    def cache(self, batch_size: int, max_len: int, *, spare: int = 0) -> list[KVCache | RollingCache]:
+        """An empty cache for each layer, of texts of up to ``max_len`` tokens; one in a window keeps the window.
+
+        ``spare`` is how many tokens ``crop`` can always drop from those in a window; others can drop any number.
+        """
+        return [cast(Block, block).cache(batch_size, max_len, spare=spare) for block in self.blocks]
 
     @classmethod
     def from_huggingface(

@@ -93,9 +93,14 @@ class DecoderConfig:
         checks.check_choice(me, "activation", self.activation, ACTIVATIONS)
         self._check_heads(me)
         self._check_positions(me)
-        if not isinstance(self.attention_bias, bool):
-            for name in self.attention_bias:
-                checks.check_choice(me, "attention_bias", name, get_args(Projections))
+        if not isinstance(self.attention_bias, bool | tuple):
+            raise TypeError(
+                f"{me}: attention_bias must be True, False or a tuple of names, got {self.attention_bias!r}"
+            )
+        for name in self.attention_bias if isinstance(self.attention_bias, tuple) else ():
+            checks.check_choice(me, "attention_bias", name, get_args(Projections))
+        if not isinstance(self.window, int | tuple | None):
+            raise TypeError(f"{me}: window must be an integer, None, or a tuple of one a layer, got {self.window!r}")
         if isinstance(self.window, tuple) and len(self.window) != self.num_layers:
             raise ValueError(
                 f"{me}: window must be one number for all layers or one for each of the num_layers={self.num_layers}, "
@@ -131,5 +136,7 @@ class DecoderConfig:
                 raise ValueError(f"{me}: max_len must be given for sinusoidal positions, which are rows of a table")
             if self.rotary_scaling is not None:
                 raise ValueError(f"{me}: rotary_scaling is of rotary positions, and positions are 'sinusoidal'")
+            if self.rotary_base != 10000.0:
+                raise ValueError(f"{me}: rotary_base is of rotary positions, and positions are 'sinusoidal'")
         elif self.head_width % 2:
             raise ValueError(f"{me}: the width of a head must be even for rotary positions, got {self.head_width}")

@@ -48,7 +48,8 @@ class Encoder(nn.Module):
         self.config = config
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embedding = nn.Embedding(config.vocab_size, config.d_model, **made)
-        self.positions = LearnedPositions(config.max_len, config.d_model, **made)
+        rows = config.max_len + (config.pad_token is not None)  # the first is padding's
+        self.positions = LearnedPositions(rows, config.d_model, **made)
         self.token_types = nn.Embedding(config.num_token_types, config.d_model, **made)
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps, **made)
         self.dropout = nn.Dropout(config.dropout)
@@ -92,7 +93,8 @@ class Encoder(nn.Module):
             token_types: (B, L) integers, the kind of each token; all 0 if None.
             mask: which tokens each token reads, for texts padded on the right ``masks.padding(lengths)``; a
                 :class:`regard.masks.Mask` or a boolean tensor that broadcasts to (B, H, L, L); True = may attend; all
-                if None.
+                if None. A tensor (B, L) of which tokens are real is no such mask: it is ``masks.padding(real)``.
+                Padding on the left moves a text to later positions, but where config.pad_token is given.
             need_weights: also return the attention weights; the output does not change.
 
         Returns:
@@ -110,19 +112,27 @@ class Encoder(nn.Module):
                 f"{me}: {tokens.shape[1]} tokens are more than max_len={self.config.max_len}, the positions it has"
             )
         types = torch.zeros_like(tokens) if token_types is None else token_types
-        if types.shape != tokens.shape or types.dtype not in (torch.int64, torch.int32):
+        checks.check_tokens(me, types, tokens.device, name="token_types")
+        if types.shape != tokens.shape:
             raise ValueError(
-                f"{me}: token_types must be int64 or int32 of the shape of tokens, {tuple(tokens.shape)}, "
-                f"got {types.dtype} {tuple(types.shape)}"
+                f"{me}: token_types must be of the shape of tokens, {tuple(tokens.shape)}, got {tuple(types.shape)}"
             )
         x = checks.looked_up(self.embedding, tokens, "tokens")  # (B, L, d_model)
-        x = self.positions(x + checks.looked_up(self.token_types, types, "token_types"))
+        x = self._placed(x + checks.looked_up(self.token_types, types, "token_types"), tokens)
         x = self.dropout(self.norm(x))
         collected = []
         for block in self.blocks:
             x, weights = block(x, mask, need_weights=need_weights)
             collected.append(weights)
         return (x, collected) if need_weights else x
+
+    def _placed(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Embeddings (B, L, d_model) with those of the positions of tokens (B, L)."""
+        if self.config.pad_token is None:
+            placed: Tensor = self.positions(x)
+            return placed
+        real = tokens != self.config.pad_token
+        return x + self.positions.weight[real.cumsum(1) * real]  # (B, L) -> (B, L, d_model)
 
     def pool(self, output: Tensor) -> Tensor:
         """One vector for each text, (B, d_model): ``tanh(W output[:, 0] + b)``."""

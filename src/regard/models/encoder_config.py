@@ -24,6 +24,8 @@ class EncoderConfig:
         num_heads: attention heads of each layer, H.
         d_mlp: width of the hidden layer of each feed-forward part.
         max_len: the most tokens of a text: rows of the learned positions.
+        pad_token: a token that has no position: positions then count the other tokens of a text alone, wherever padding
+            stands, as RoBERTa's do, and padding has a row of its own. Every token has its place in the row if None.
         num_token_types: kinds of token: first and second sentence.
         activation: "silu", "gelu", "gelu_tanh" or "relu".
         norm_eps: added to the variance in every norm.
@@ -50,6 +52,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     pooler: bool = False
     masked_head: bool = False
+    pad_token: int | None = None
 
     def __post_init__(self) -> None:
         me = type(self).__name__
@@ -59,5 +62,12 @@ class EncoderConfig:
         checks.check_probability(me, dropout=self.dropout, attention_dropout=self.attention_dropout)
         checks.check_flags(me, pooler=self.pooler, masked_head=self.masked_head)
         checks.check_choice(me, "activation", self.activation, ACTIVATIONS)
+        pad = self.pad_token
+        if pad is not None and (isinstance(pad, bool) or not isinstance(pad, int)):
+            raise TypeError(f"{me}: pad_token must be an integer or None, got {pad!r}")
+        if pad is not None and not 0 <= pad < self.vocab_size:
+            raise ValueError(
+                f"{me}: pad_token must be a token of the vocabulary, 0 to {self.vocab_size - 1}, got {pad}"
+            )
         if self.d_model % self.num_heads:
             raise ValueError(f"{me}: d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")

@@ -88,7 +88,8 @@ def stream(
         The next token of each sequence, (B,) int64.
     """
     if not isinstance(model, Decoder):
-        raise TypeError(f"model must be a regard.models.Decoder, got {type(model).__name__}")
+        hint = "; pass the Decoder that torch.compile was given" if hasattr(model, "_orig_mod") else ""
+        raise TypeError(f"model must be a regard.models.Decoder, got {type(model).__name__}{hint}")
     checks.check_tokens("generate", tokens, model.embedding.weight.device)
     checks.check_sizes("generate", max_new_tokens=max_new_tokens)
     check_sampling(temperature, top_k, top_p)
@@ -104,6 +105,7 @@ def stream(
         )
     ends = None if eos is None else torch.tensor(_ends(eos, model), device=tokens.device)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+    tokens = tokens[:, : max(counts)]  # (B, L) -> (B, L of the longest); what follows is padding of all
     return _steps(model, tokens, None if lengths is None else counts, max_new_tokens, ends, options)
 
 
@@ -118,7 +120,7 @@ def _steps(
     batch_size, prompt_len = tokens.shape
     ended = torch.zeros(batch_size, dtype=torch.bool, device=tokens.device)
     with torch.no_grad():
-        cache = model.cache(batch_size, (prompt_len if lengths is None else max(lengths)) + max_new_tokens - 1)
+        cache = model.cache(batch_size, prompt_len + max_new_tokens - 1)
         logits = model(tokens, cache=cache, lengths=lengths, last_only=True)
     for left in reversed(range(max_new_tokens)):
         token = choose(logits[:, -1], **options)  # (B, 1, V) -> (B,)
@@ -134,10 +136,13 @@ def _steps(
 
 def _ends(eos: int | Collection[int], model: Decoder) -> list[int]:
     """The tokens that end a sequence, as a list."""
-    ends = [eos] if isinstance(eos, int) else list(eos)
+    single = isinstance(eos, int) or (hasattr(eos, "ndim") and eos.ndim == 0)
+    ends = checks.integers([eos] if single else eos)
+    if ends is None:
+        raise TypeError(f"generate: eos must be a token or several, integers, got {eos!r} ({type(eos).__name__})")
     most = model.embedding.num_embeddings - 1
     for each in ends:
-        if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= most:
+        if not 0 <= each <= most:
             raise ValueError(f"generate: eos must be a token of the vocabulary, 0 to {most}, got {each!r}")
     if not ends:
         raise ValueError("generate: eos must hold at least one token, got none; nothing ends a sequence without eos")

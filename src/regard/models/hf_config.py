@@ -77,10 +77,24 @@ class Settings:
             raise ValueError(f"config.json has no {name}, which a {self.kind} needs")
         return found
 
+    def size(self, name: str, default: Any = ..., *, null: Any = ..., least: int = 1) -> Any:
+        """A setting that is an integer of at least ``least``."""
+        given = self.read(name, default, null=null)
+        if self._raw.get(name) is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
+            raise ValueError(f"config.json has {name}={given!r}; expected an integer of at least {least}")
+        return given
+
+    def number(self, name: str, default: Any = ...) -> Any:
+        """A setting that is a number."""
+        given = self.read(name, default)
+        if self._raw.get(name) is not None and (isinstance(given, bool) or not isinstance(given, int | float)):
+            raise ValueError(f"config.json has {name}={given!r}; expected a number")
+        return given
+
     def activation(self, name: str, default: str) -> Activation:
         """A function of torch's by the name that transformers has for it."""
         given = self.read(name, default)
-        if given not in ACTIVATIONS:
+        if not isinstance(given, str) or given not in ACTIVATIONS:
             raise ValueError(f"config.json has {name}={given!r}, which is not supported; {', '.join(ACTIVATIONS)} are")
         return ACTIVATIONS[given]
 
@@ -96,7 +110,7 @@ class Settings:
         for name, value in self._raw.items():
             if name in self._only and name not in self._read:
                 if value not in self._only[name]:
-                    allowed = " or ".join(repr(v) for v in self._only[name] if v is not None)
+                    allowed = " or ".join(repr(v) for v in self._only[name] if v is not None) or "only null"
                     raise ValueError(f"config.json has {name}={value!r}, which is not supported; {allowed} is")
             elif name not in self._read and value is not None:
                 raise ValueError(
@@ -116,19 +130,24 @@ def rotary(settings: Settings, base: float) -> tuple[float, Scaling | None]:
         ValueError: a kind of scaling that is not supported, or one without its numbers.
     """
     today, yesterday = settings.read("rope_parameters", {}), settings.read("rope_scaling", {})
-    theta, longest = settings.read("rope_theta", None), settings.read("max_position_embeddings", None)
-    original = settings.read("original_max_position_embeddings", None)
+    theta, longest = settings.number("rope_theta", None), settings.size("max_position_embeddings", None)
+    original = settings.size("original_max_position_embeddings", None)
     for name, given in (("rope_parameters", today), ("rope_scaling", yesterday)):
         if not isinstance(given, dict):
             raise ValueError(f"config.json has {name}={given!r}; expected an object, or null")
-    if today and yesterday and {**yesterday, **today} != {**today, **yesterday}:
-        raise ValueError("config.json has rope_parameters and rope_scaling, and they contradict each other")
-    given = dict(yesterday) | dict(today)
+    if today and yesterday and today != yesterday:  # transformers takes rope_scaling alone, and its own base
+        raise ValueError(
+            "config.json has rope_parameters and rope_scaling, and they contradict each other; expected one of them, "
+            "rope_parameters with all that both say"
+        )
+    given = dict(today or yesterday)
     kind = given.pop("rope_type", given.pop("type", "default"))
     given.pop("type", None)
     inner = given.pop("rope_theta", None)
     if theta is not None and inner is not None and theta != inner:
         raise ValueError(f"config.json has rope_theta={theta} and, in rope_parameters, {inner}")
+    if isinstance(inner, bool) or not isinstance(inner, int | float | None):
+        raise ValueError(f"config.json has rope_parameters with rope_theta={inner!r}; expected a number")
     base = float(next(each for each in (inner, theta, base) if each is not None))
     if given.pop("partial_rotary_factor", 1) not in (1, 1.0, None):
         raise ValueError("config.json has a partial_rotary_factor other than 1, which is not supported")
@@ -138,13 +157,18 @@ def rotary(settings: Settings, base: float) -> tuple[float, Scaling | None]:
         return base, None
     if kind not in KINDS:
         raise ValueError(f"config.json has a rope_type of {kind!r}, which is not supported; {', '.join(KINDS)} are")
-    return base, _scaling(kind, given, original, longest)
+    try:
+        return base, _scaling(kind, given, original, longest)
+    except TypeError as error:
+        raise ValueError(f"config.json has rope_parameters of the kind {kind!r} with {error}") from error
 
 
 def _scaling(kind: str, given: dict[str, Any], original: int | None, longest: int | None) -> Scaling:
     """The scaling of a kind, of its numbers: every one is used, or refused by name."""
     trained = given.pop("original_max_position_embeddings", None)
     trained = original if original is not None else trained if trained is not None else longest
+    if kind != "linear" and (longest if kind == "dynamic" else trained) is None:
+        raise ValueError(f"config.json has rope_parameters of the kind {kind!r} and no max_position_embeddings")
 
     def number(name: str) -> Any:
         if given.get(name) is None:
@@ -159,15 +183,17 @@ def _scaling(kind: str, given: dict[str, Any], original: int | None, longest: in
     if kind == "linear":
         found = LinearScaling(number("factor"))
     elif kind == "dynamic":  # which counts from the longest text, whatever else is written there
-        found = DynamicNTK(number("factor"), longest)  # type: ignore[arg-type]  # None is refused by name
+        found = DynamicNTK(number("factor"), longest)  # type: ignore[arg-type]
     elif kind == "llama3":
         found = Llama3Scaling(number("factor"), number("low_freq_factor"), number("high_freq_factor"), trained)  # type: ignore[arg-type]
     elif kind == "yarn":
-        options = {name: given.pop(name, None) for name in ("beta_fast", "beta_slow", "attention_factor", "truncate")}
+        truncate = bool(given.pop("truncate", True))  # null is false in transformers
+        options = {name: given.pop(name, None) for name in ("beta_fast", "beta_slow", "attention_factor")}
         parts = {name: given.pop(name, None) for name in ("mscale", "mscale_all_dim")}
         if all(parts.values()):  # one without the other has no effect in transformers
             options |= parts
-        found = YaRN(stretch(), trained, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+        options = {name: value for name, value in options.items() if value is not None}
+        found = YaRN(stretch(), trained, truncate=truncate, **options)  # type: ignore[arg-type]
     else:
         factors = number("short_factor"), number("long_factor")
         found = LongRoPE(*factors, trained, factor=stretch(), attention_factor=given.pop("attention_factor", None))  # type: ignore[arg-type]

@@ -31,10 +31,10 @@ def load(folder: str | Path, *, device: torch.device | str | None = None, dtype:
     """The decoder that a folder of Hugging Face's holds, with the logits that transformers computes of it.
 
     >>> from regard.models import Decoder
-    >>> Decoder.from_huggingface("no/such/folder")
+    >>> Decoder.from_huggingface("no/such/folder")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    FileNotFoundError: no/such/folder has no config.json; expected a folder as save_pretrained of transformers writes
+    FileNotFoundError: no/such/folder is not a folder on this machine, and nothing is downloaded; expected one as ...
 
     The folder holds config.json and model.safetensors, or several files and model.safetensors.index.json. It is read
     without transformers. The model is in evaluation mode; ``max_position_embeddings`` is no limit to it, as it is none
@@ -47,6 +47,7 @@ def load(folder: str | Path, *, device: torch.device | str | None = None, dtype:
 
     Raises:
         ImportError: the package safetensors is missing.
+        TypeError: the folder is no path.
         FileNotFoundError: a file is missing; pickles (pytorch_model.bin) are not read.
         ValueError: a setting that changes what the model computes and is not supported, or not known, named; a file
             that is damaged; tensors that are missing, too many, or of another shape.
@@ -76,27 +77,27 @@ def configuration(raw: Mapping[str, Any]) -> DecoderConfig:
     if kind not in KINDS:
         raise ValueError(f"config.json has model_type={kind!r}; a Decoder can be {', '.join(KINDS)}")
     settings = Settings(raw, ONLY[kind])
-    read = settings.read
-    d_model, num_heads, num_layers = read("hidden_size"), read("num_attention_heads"), read("num_hidden_layers")
+    size = settings.size
+    d_model, num_heads, num_layers = size("hidden_size"), size("num_attention_heads"), size("num_hidden_layers")
     base, scaling = hf_config.rotary(settings, 10000.0)
     config = DecoderConfig(
-        vocab_size=read("vocab_size"),
+        vocab_size=size("vocab_size"),
         d_model=d_model,
         num_layers=num_layers,
         num_heads=num_heads,
-        d_mlp=read("intermediate_size"),
-        num_kv_heads=read("num_key_value_heads", {"mistral": 8, "llama": num_heads}.get(kind, 32), null=num_heads),
-        head_dim=read("head_dim", 128 if kind == "qwen3" else d_model // num_heads, null=d_model // num_heads),
+        d_mlp=size("intermediate_size"),
+        num_kv_heads=size("num_key_value_heads", {"mistral": 8, "llama": num_heads}.get(kind, 32), null=num_heads),
+        head_dim=size("head_dim", 128 if kind == "qwen3" else d_model // num_heads, null=d_model // num_heads),
         rotary_base=base,
         rotary_scaling=scaling,
-        norm_eps=read("rms_norm_eps", 1e-6),
+        norm_eps=settings.number("rms_norm_eps", 1e-6),
         qk_norm=kind == "qwen3",
         activation=settings.activation("hidden_act", "silu"),
         attention_bias=_attention_bias(kind, settings),
         mlp_bias=settings.flag("mlp_bias", default=False) if kind == "llama" else False,
         window=_windows(kind, settings, num_layers),
         tied=settings.flag("tie_word_embeddings", default=False),
-        dropout=read("attention_dropout", 0.0),
+        dropout=settings.number("attention_dropout", 0.0),
     )
     settings.close()
     return config
@@ -115,17 +116,17 @@ def _windows(kind: str, settings: Settings, num_layers: int) -> int | tuple[int 
         return None
     window: int | None
     if kind == "mistral":
-        window = settings.read("sliding_window", 4096, null=None)
+        window = settings.size("sliding_window", 4096, null=None)
         by_type = hf_config.windows(settings, num_layers, window)
         if by_type is not None and set(by_type) != {window}:
             raise ValueError(
                 f"config.json has sliding_window={window} and layer_types, which a mistral does not follow"
             )
         return window
-    window = settings.read("sliding_window", 4096, null=None)
+    window = settings.size("sliding_window", 4096, null=None, least=0)  # which may be off
     if not settings.flag("use_sliding_window", default=False):
         window = None
-    first = settings.read("max_window_layers", 28)
+    first = settings.size("max_window_layers", 28, least=0)
     by_type = hf_config.windows(settings, num_layers, window)
     return tuple(window if i >= first else None for i in range(num_layers)) if by_type is None else by_type
 
@@ -134,7 +135,8 @@ def _pieces(config: DecoderConfig) -> Iterator[Piece]:
     """Where each tensor goes."""
     head = config.head_width
     kv_heads = config.num_heads if config.num_kv_heads is None else config.num_kv_heads
-    firsts = {"q": 0, "k": config.num_heads * head, "v": (config.num_heads + kv_heads) * head}
+    rows = {"q": config.num_heads * head, "k": kv_heads * head, "v": kv_heads * head}
+    firsts = {"q": 0, "k": rows["q"], "v": rows["q"] + rows["k"]}
     named = config.attention_bias if isinstance(config.attention_bias, tuple) else ("q", "k", "v", "out")
     biased = named if config.attention_bias else ()
     yield Piece("embedding.weight", 0, EMBEDDING)
@@ -142,9 +144,10 @@ def _pieces(config: DecoderConfig) -> Iterator[Piece]:
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
         yield Piece(f"{ours}.attention_norm.weight", 0, f"{theirs}.input_layernorm.weight")
         for name, row in firsts.items():
-            yield Piece(f"{ours}.attention.in_proj.weight", row, f"{theirs}.self_attn.{name}_proj.weight")
-            if name in biased:
-                yield Piece(f"{ours}.attention.in_proj.bias", row, f"{theirs}.self_attn.{name}_proj.bias")
+            for kind in ("weight", "bias") if name in biased else ("weight",):
+                yield Piece(
+                    f"{ours}.attention.in_proj.{kind}", row, f"{theirs}.self_attn.{name}_proj.{kind}", rows[name]
+                )
         yield Piece(f"{ours}.attention.out_proj.weight", 0, f"{theirs}.self_attn.o_proj.weight")
         if "out" in biased:
             yield Piece(f"{ours}.attention.out_proj.bias", 0, f"{theirs}.self_attn.o_proj.bias")
@@ -153,8 +156,8 @@ def _pieces(config: DecoderConfig) -> Iterator[Piece]:
                 yield Piece(f"{ours}.attention.norm.{name}.weight", 0, f"{theirs}.self_attn.{name}_norm.weight")
         yield Piece(f"{ours}.mlp_norm.weight", 0, f"{theirs}.post_attention_layernorm.weight")
         for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
-            yield Piece(f"{ours}.mlp.gate_up.{kind}", 0, f"{theirs}.mlp.gate_proj.{kind}")
-            yield Piece(f"{ours}.mlp.gate_up.{kind}", config.d_mlp, f"{theirs}.mlp.up_proj.{kind}")
+            for row, name in ((0, "gate"), (config.d_mlp, "up")):
+                yield Piece(f"{ours}.mlp.gate_up.{kind}", row, f"{theirs}.mlp.{name}_proj.{kind}", config.d_mlp)
             yield Piece(f"{ours}.mlp.down.{kind}", 0, f"{theirs}.mlp.down_proj.{kind}")
     yield Piece("norm.weight", 0, "model.norm.weight")
     if not config.tied:

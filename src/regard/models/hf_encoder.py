@@ -33,8 +33,8 @@ def load(folder: str | Path, *, device: torch.device | str | None = None, dtype:
 
     The folder holds config.json and model.safetensors, or several files and model.safetensors.index.json. It is read
     without transformers. A pooler and the head of the masked language model are there where the file has them; what
-    BERT has for telling whether two sentences follow each other is left out. RoBERTa counts positions from after its
-    padding token, and so do the rows of the table here: texts are padded on the right.
+    BERT has for telling whether two sentences follow each other is left out. RoBERTa counts the tokens that are not
+    padding, and so does its Encoder, whose ``config.pad_token`` says which token that is.
 
     Args:
         folder: with config.json of the model_type "bert" or "roberta".
@@ -43,6 +43,7 @@ def load(folder: str | Path, *, device: torch.device | str | None = None, dtype:
 
     Raises:
         ImportError: the package safetensors is missing.
+        TypeError: the folder is no path.
         FileNotFoundError: a file is missing; pickles (pytorch_model.bin) are not read.
         ValueError: a setting that changes what the model computes and is not supported, or not known, named; a file
             that is damaged; tensors that are missing, too many, or of another shape.
@@ -58,7 +59,7 @@ def load(folder: str | Path, *, device: torch.device | str | None = None, dtype:
     model = Encoder(config, device="meta", dtype=dtype).to_empty(device=device or "cpu").eval()
     *_, bias, scores = HEADS[kind]
     files = hf_files.without_copies(files, {f"{scores}.weight": EMBEDDING, f"{scores}.bias": bias})
-    hf_files.fill(model, list(_pieces(config, kind, _first_position(raw))), files)
+    hf_files.fill(model, list(_pieces(config, kind)), files)
     return model
 
 
@@ -71,9 +72,17 @@ def _name(stored: str, kind: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _first_position(raw: Mapping[str, Any]) -> int:
-    """The row of the table of positions at which a text begins."""
-    return int(raw.get("pad_token_id", 1)) + 1 if raw["model_type"] == "roberta" else 0
+def _pad_token(raw: Mapping[str, Any]) -> int | None:
+    """The token that has no position. Its row of the table is padding's, and the first position's is the next."""
+    if raw["model_type"] != "roberta":
+        return None
+    given = raw.get("pad_token_id", 1)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ValueError(
+            f"config.json has pad_token_id={given!r}, after which a roberta counts its positions; expected an integer "
+            "of at least 0"
+        )
+    return given
 
 
 def configuration(raw: Mapping[str, Any], *, pooler: bool = False, masked_head: bool = False) -> EncoderConfig:
@@ -91,22 +100,23 @@ def configuration(raw: Mapping[str, Any], *, pooler: bool = False, masked_head: 
     if kind not in KINDS:
         raise ValueError(f"config.json has model_type={kind!r}; an Encoder can be {', '.join(KINDS)}")
     settings = Settings(raw, {"tie_word_embeddings": (None, True), "is_causal": (None, False)})
-    read = settings.read
+    size, pad_token = settings.size, _pad_token(raw)
     activation = settings.activation("hidden_act", "gelu")
     if masked_head and kind == "roberta" and activation != "gelu":  # its head has gelu, whatever config.json says
         raise ValueError(f"config.json has hidden_act={raw['hidden_act']!r}, and a roberta's head always has 'gelu'")
     config = EncoderConfig(
-        vocab_size=read("vocab_size"),
-        d_model=read("hidden_size"),
-        num_layers=read("num_hidden_layers"),
-        num_heads=read("num_attention_heads"),
-        d_mlp=read("intermediate_size"),
-        max_len=read("max_position_embeddings", 512) - _first_position(raw),
-        num_token_types=read("type_vocab_size", 2),
+        vocab_size=size("vocab_size"),
+        d_model=size("hidden_size"),
+        num_layers=size("num_hidden_layers"),
+        num_heads=size("num_attention_heads"),
+        d_mlp=size("intermediate_size"),
+        max_len=size("max_position_embeddings", 512) - (0 if pad_token is None else pad_token + 1),
+        num_token_types=size("type_vocab_size", 2),
+        pad_token=pad_token,
         activation=activation,
-        norm_eps=read("layer_norm_eps", 1e-12),
-        dropout=read("hidden_dropout_prob", 0.1),
-        attention_dropout=read("attention_probs_dropout_prob", 0.1),
+        norm_eps=settings.number("layer_norm_eps", 1e-12),
+        dropout=settings.number("hidden_dropout_prob", 0.1),
+        attention_dropout=settings.number("attention_probs_dropout_prob", 0.1),
         pooler=pooler,
         masked_head=masked_head,
     )
@@ -114,10 +124,10 @@ def configuration(raw: Mapping[str, Any], *, pooler: bool = False, masked_head: 
     return config
 
 
-def _pieces(config: EncoderConfig, kind: str, first_position: int) -> Iterator[Piece]:
+def _pieces(config: EncoderConfig, kind: str) -> Iterator[Piece]:
     """Where each tensor goes."""
     yield Piece("embedding.weight", 0, EMBEDDING)
-    yield Piece("positions.weight", 0, "embeddings.position_embeddings.weight", first_position)
+    yield Piece("positions.weight", 0, "embeddings.position_embeddings.weight", skip=config.pad_token or 0)
     yield Piece("token_types.weight", 0, "embeddings.token_type_embeddings.weight")
     parts = {"norm": "embeddings.LayerNorm"}
     for i in range(config.num_layers):
@@ -131,9 +141,8 @@ def _pieces(config: EncoderConfig, kind: str, first_position: int) -> Iterator[P
         }
         for row, name in enumerate(("query", "key", "value")):
             for what in ("weight", "bias"):
-                yield Piece(
-                    f"{ours}.attention.in_proj.{what}", row * config.d_model, f"{theirs}.attention.self.{name}.{what}"
-                )
+                first, stored = row * config.d_model, f"{theirs}.attention.self.{name}.{what}"
+                yield Piece(f"{ours}.attention.in_proj.{what}", first, stored, config.d_model)
     if config.pooler:
         parts["pooler"] = "pooler.dense"
     if config.masked_head:

@@ -24,11 +24,15 @@ Place = tuple[Path, str]
 
 
 class Piece(NamedTuple):
-    """Where a tensor goes: a parameter of ours and its first row; their name, and how many of their rows to skip."""
+    """Where a tensor goes: rows of a parameter of ours, all from ``row`` on where ``rows`` is None.
+
+    Theirs has exactly these rows, after ``skip`` more that are not read.
+    """
 
     ours: str
     row: int
     theirs: str
+    rows: int | None = None
     skip: int = 0
 
 
@@ -36,9 +40,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """What config.json says.
 
     Raises:
+        TypeError: the folder is no path.
         FileNotFoundError: there is no such folder, or no such file in it.
         ValueError: it is no JSON object.
     """
+    if not isinstance(folder, str | Path):
+        raise TypeError(
+            f"folder must be the path of a folder, got {type(folder).__name__}; a model in memory is written to one by "
+            "its save_pretrained(folder)"
+        )
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder on this machine, and nothing is downloaded; expected one as save_pretrained of "
+            "transformers writes"
+        )
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -147,21 +162,23 @@ def fill(model: nn.Module, pieces: Sequence[Piece], files: Mapping[str, Place]) 
     with torch.no_grad():
         for file, name, stored in _each(files):
             piece = places[name]
-            written[piece.ours] += _copy(file.get_tensor(stored)[piece.skip :], parameters[piece.ours], piece.row, name)
+            written[piece.ours] += _copy(file.get_tensor(stored), parameters[piece.ours], piece)
     for name, parameter in parameters.items():
         if written[name] != parameter.numel():
             raise AssertionError(f"{name} has {parameter.numel()} numbers, of which {written[name]} were read")
 
 
-def _copy(tensor: Tensor, parameter: Tensor, row: int, name: str) -> int:
-    rows = parameter[row : row + tensor.shape[0]]
-    if rows.shape != tensor.shape:
-        most = (parameter.shape[0] - row, *parameter.shape[1:])
-        raise ValueError(f"{name!r} has shape {tuple(tensor.shape)}, and its place, by config.json, has {most}")
+def _copy(tensor: Tensor, parameter: Tensor, piece: Piece) -> int:
+    rows = parameter[piece.row : None if piece.rows is None else piece.row + piece.rows]
+    place = (rows.shape[0] + piece.skip, *rows.shape[1:])
+    if tensor.shape != place:
+        raise ValueError(
+            f"{piece.theirs!r} has shape {tuple(tensor.shape)}, and its place, by config.json, has {place}"
+        )
     if tensor.dtype not in DTYPES.values():
-        raise ValueError(f"{name!r} is {tensor.dtype}: quantised models cannot be read")
-    rows.copy_(tensor)
-    return tensor.numel()
+        raise ValueError(f"{piece.theirs!r} is {tensor.dtype}: quantised models cannot be read")
+    rows.copy_(tensor[piece.skip :])
+    return rows.numel()
 
 
 def _each(files: Mapping[str, Place]) -> Iterator[tuple[Any, str, str]]:

@@ -44,7 +44,8 @@ def choose(
     if temperature == 0:
         return logits.argmax(-1)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    wide = (wide - wide.amax(-1, keepdim=True)) / temperature  # a small temperature would overflow without the top
+    # A small temperature would overflow without the top, and one that rounds to 0 would divide 0 by 0 at the top.
+    wide = (wide - wide.amax(-1, keepdim=True)) / max(temperature, torch.finfo(wide.dtype).tiny)
     if top_k is not None and top_k < wide.shape[-1]:
         wide = wide.masked_fill(wide < wide.topk(top_k).values[:, -1:], -torch.inf)
     probabilities = wide.softmax(-1)

@@ -23,7 +23,9 @@ class Positions(nn.Module):
     >>> Late().bias(1, 3, num_heads=1, device=torch.device("cpu"), dtype=torch.float32)
     tensor([0., 1., 2.])
 
-    A class of its own overrides what it needs: the methods here change nothing.
+    A class of its own overrides what it needs: the methods here change nothing. A layer asks these methods and does not
+    call the module: hooks of its do not run, and parameters of its are sharded with those of the layer
+    (``fully_shard(layer)``), not by themselves.
     """
 
     def rotate(

@@ -12,6 +12,9 @@ from torch import Tensor
 
 __all__: list[str] = []
 
+#: Angles are computed in float64, which knows every integer up to this one.
+MOST = 2**53
+
 
 def name_of(dtype: torch.dtype) -> str:
     """A dtype as a word."""
@@ -99,6 +102,11 @@ def check_turned(x: Any, name: str, dim: int) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.dtype.is_floating_point:
         raise TypeError(f"{name} must be a floating-point tensor, got {name_of(x.dtype)}")
+    if x.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} must be of float16, bfloat16, float32 or float64, got {name_of(x.dtype)}; turn it before it is "
+            "rounded to 8 bits"
+        )
     if x.dim() < 2 or x.shape[-1] != dim:
         hint = "; dim is the width of one head" if x.dim() >= 2 and x.shape[-1] % dim == 0 else ""
         raise ValueError(f"{name} must have shape (..., L, D) with D = dim = {dim}, got {tuple(x.shape)}{hint}")
@@ -110,20 +118,32 @@ def per_sequence(given: Any, name: str, x: Tensor, x_name: str) -> int | Tensor:
         position = integer(given)
         if position is None:
             raise TypeError(f"{name} must be an integer or an integer tensor, got {type(given).__name__}")
+        if isinstance(position, int) and abs(position) > MOST:
+            raise ValueError(f"{name} must be at most 2**53 in size, as far as float64 counts, got {position}")
         return position
     if given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer or an integer tensor, got {name_of(given.dtype)}")
-    if given.dim() == 0:
-        return given
-    if given.dim() == 1 and given.shape[0] == 1:
-        return given[0]  # () : for all
+    each: Tensor = given.long()  # a position of few bits and a length do not add up in as few
+    if each.dim() == 0:
+        return each
+    if each.dim() == 1 and each.shape[0] == 1:
+        return each[0]  # () : for all
     if given.dim() != 1 or x.dim() < 3 or given.shape[0] != x.shape[0]:
         wanted = f"(B,) = ({x.shape[0]},)" if x.dim() > 2 else "() or (1,)"
         raise ValueError(
             f"{name} must be an integer, or one for each sequence of {x_name} (its first axis): expected shape "
             f"{wanted} beside {x_name} {tuple(x.shape)}, got {tuple(given.shape)}"
         )
-    return given
+    return each
+
+
+def is_zero(offset: Any) -> bool:
+    """Whether an offset is 0 for all sequences; False where a tensor cannot be looked at."""
+    if not isinstance(offset, Tensor):
+        return offset is None or integer(offset) == 0
+    if torch.compiler.is_compiling() or offset.is_meta or type(offset) is not Tensor:
+        return False
+    return not offset.any()
 
 
 def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int, ...], longer: str) -> None:
@@ -138,7 +158,7 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
             )
         if torch.compiler.is_compiling() or offset.is_meta or type(offset) is not Tensor:
             # What it holds is not known yet: a graph asks when it runs.
-            inside = ((offset >= 0) & (offset + length <= max_len)).all()
+            inside = ((offset >= 0) & (offset.long() + length <= max_len)).all()
             torch._assert_async(inside, f"offset must lie in [0, max_len - L] = [0, {max_len} - L]")
             return
         low, high = (int(offset.min()), int(offset.max())) if offset.numel() else (0, 0)
@@ -161,7 +181,7 @@ def rows_at(table: Tensor, offset: Any, x: Tensor, longer: str) -> Tensor:
     length = x.shape[-2]
     check_offset(offset, length, table.shape[0], tuple(x.shape[:-2]), longer)
     if isinstance(offset, Tensor):
-        index = offset[..., None] + torch.arange(length, device=offset.device)  # (L,) or (B, L)
+        index = offset.long()[..., None] + torch.arange(length, device=offset.device)  # (L,) or (B, L)
         return table[index.to(table.device)]  # (L, d_model) or (B, L, d_model)
     start = operator.index(offset) if not isinstance(offset, int | torch.SymInt) else offset
     return table[start : start + length]  # (L, d_model)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from regard import biases
-from regard.bias_columns import Bias
+from regard.bias_columns import Bias, reads_ahead
+from regard.masks.algebra import Mask, Sizes
 from regard.positions.base import Positions
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class ALiBi(Positions):
 
     Args:
         slopes: how many query heads there are, for the paper's slopes; or a tensor of them, (H,), positive. A
-            :class:`torch.nn.Parameter` is one of this module; another tensor moves and is saved with it.
+            :class:`torch.nn.Parameter` is one of this module; another tensor moves and is saved with it. Both are
+            again as they were given after reset_parameters().
 
     Raises:
         TypeError: neither an integer nor a tensor of floats.
@@ -59,13 +61,27 @@ class ALiBi(Positions):
             self.slopes = slopes
         else:
             self.register_buffer("slopes", slopes if isinstance(slopes, Tensor) else None)
+        readable = type(slopes) in (Tensor, nn.Parameter) and not slopes.is_meta  # type: ignore[union-attr]
+        self._given: list[float] | None = slopes.tolist() if readable else None  # type: ignore[union-attr]
+
+    def reset_parameters(self) -> None:
+        """The slopes as they were given; ValueError where they were given on the "meta" device, as no numbers."""
+        if self.slopes is None:
+            return
+        if self._given is None:
+            raise ValueError(
+                "reset_parameters(): slopes were given to ALiBi on the 'meta' device, and so as no numbers; load a "
+                "state dict, or make them with device='cpu'"
+            )
+        with torch.no_grad():
+            self.slopes.copy_(torch.tensor(self._given, dtype=torch.float64, device="cpu"))
 
     def bias(
         self, query_len: int, key_len: int, *, num_heads: int, device: torch.device, dtype: torch.dtype
     ) -> Bias | Tensor | None:
         """The bias of low rank, for any lengths; see :meth:`Positions.bias`."""
         self._check_heads(num_heads)
-        return biases.alibi(self.num_heads if self.slopes is None else self.slopes)
+        return _Lines(biases.alibi(self.num_heads if self.slopes is None else self.slopes).slopes)
 
     def check_layer(self, *, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         """Raise if there is not one slope a query head."""
@@ -86,3 +102,14 @@ class ALiBi(Positions):
     def extra_repr(self) -> str:
         """What the repr shows."""
         return f"{self.num_heads}" if self.slopes is None else f"{self.num_heads} slopes"
+
+
+class _Lines(biases.Alibi):
+    """The bias of a layer, whose user gave it positions."""
+
+    def check_mask(self, mask: Mask | None, sizes: Sizes) -> None:
+        if reads_ahead(mask, sizes):
+            raise ValueError(
+                "positions=ALiBi: the mask must let no query read past its own position, where -slope * |p - j| is "
+                f"not of low rank, got mask={mask!r}; make or call the layer with mask=regard.masks.causal()"
+            )

@@ -128,8 +128,12 @@ class RelativeBias(Positions):
             return self.weight.new_zeros((self.num_heads, query_len, key_len), dtype=dtype)
         distance = torch.arange(1 - key_len, query_len, device=self.weight.device)  # (S + L - 1,)
         line = self.weight.t().to(dtype)[:, self.buckets(distance)]  # (H, S + L - 1)
-        # Query i reads line[L - 1 - i : L - 1 - i + S].
-        return line.unfold(-1, key_len, 1).flip(-2)  # (H, L, S)
+        # Query i reads line[L - 1 - i : L - 1 - i + S]. Of one length alone is a graph with unfold().
+        heads, along = line.stride()
+        rows = line.as_strided(
+            (self.num_heads, query_len, key_len), (heads, along, along)
+        )  # (H, S + L - 1) -> (H, L, S)
+        return rows.flip(-2)
 
     def check_layer(self, *, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         """Raise if there are not as many heads."""

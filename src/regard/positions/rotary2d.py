@@ -121,7 +121,7 @@ class Rotary2d(Positions):
     ) -> tuple[Tensor, Tensor]:
         """Query and key turned; see :meth:`Positions.rotate`. An offset other than 0 is refused."""
         for name, given in (("offset", offset), ("key_offset", key_offset)):
-            if isinstance(given, Tensor) or given not in (0, None):
+            if not checks.is_zero(given):
                 raise ValueError(f"{name} must be 0 with positions={self!r}: a picture is read whole, got {given!r}")
         self._check(q, "q")
         self._check(k, "k")

@@ -53,7 +53,9 @@ def turn_by_definition(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) ->
         turned = [a * cos - b * sin, b * cos + a * sin]
     else:
         a, b = x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]  # (..., L, R / 2)
-        turned = [torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)]  # (..., L, R)
+        # Not flatten(), which has no rule for batched gradients.
+        pairs = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)  # (..., L, R / 2, 2)
+        turned = [pairs.reshape(*x.shape[:-1], 2 * half)]  # (..., L, R)
     # Products of half precision and a table in float32 are float32: rounded once, at the end.
     return torch.cat([*(t.to(x.dtype) for t in turned), x[..., 2 * half :]], dim=-1)  # (..., L, D)
 
@@ -90,6 +92,8 @@ def _turned(x: Tensor, turns: Turns) -> Tensor:
         out[..., :width] = _turned(x[..., :width], turns)
         out[..., width:] = x[..., width:]
         return out
+    if len(turns) == 1 and torch._C._functorch.is_legacy_batchedtensor(x):  # gradients of many cotangents at once
+        return turn_by_definition(x, turns[0].real, turns[0].imag, "interleaved")
     if len(turns) == 1:
         pairs = x.unflatten(-1, (-1, 2))  # (..., L, R / 2, 2)
         if not _is_complex_view(pairs):

@@ -32,9 +32,21 @@ class Scaling(ABC):
     """The frequencies of the pairs of columns, in radians a position, and a factor for cos and sin.
 
     A scaling is a value: two that are equal share their tables, so a class of its own is a frozen dataclass.
+
+    >>> import torch
+    >>> from dataclasses import dataclass
+    >>> from regard.positions import Rotary, Scaling
+    >>> @dataclass(frozen=True)
+    ... class Slow(Scaling):  # all pairs turn once a text
+    ...     needs_length = True
+    ...     def frequencies(self, dim, base, length=None, *, device=None):
+    ...         length = torch.as_tensor(1 if length is None else length, device=device)
+    ...         return 2 * torch.pi * torch.ones(dim // 2, dtype=torch.float64, device=device) / length[..., None]
+    >>> Rotary(2, scaling=Slow())(torch.tensor([[1.0, 0.0]] * 2), length=2)[:, 0]  # half a turn a token
+    tensor([ 1., -1.])
     """
 
-    #: Whether frequencies depend on the length of the text.
+    #: Whether frequencies depend on the length of the text; those of a class that does not say so are asked without it.
     needs_length: bool = False
 
     @property
@@ -51,7 +63,7 @@ class Scaling(ABC):
         Args:
             dim: how many columns turn.
             base: the base of the wavelengths.
-            length: how long the text is; a tensor (B,) has one for each sequence.
+            length: how long the text is; a tensor (B,) has one for each sequence. None unless needs_length.
             device: where they are computed; the CPU if None.
 
         Returns:
@@ -60,11 +72,11 @@ class Scaling(ABC):
 
     def regime(self, length: int) -> Hashable:
         """A value that is equal for lengths with the same frequencies."""
-        return None
+        return length if self.needs_length else None
 
     def fits_table(self, length: int) -> bool:
         """Whether the frequencies at this length stay as the text grows, so that a table of them is worth keeping."""
-        return True
+        return not self.needs_length
 
     def check_dim(self, dim: int, base: float) -> None:  # noqa: B027  (nothing to refuse, unless a class says so)
         """Raise if this scaling cannot be computed for so many columns and such a base."""

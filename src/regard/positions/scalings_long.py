@@ -201,3 +201,7 @@ class LongRoPE(Scaling):
     def regime(self, length: int) -> Hashable:
         """Whether the text is long."""
         return length > self.original_len
+
+    def fits_table(self, length: int) -> bool:
+        """Always: there are two lists, and a table of each."""
+        return True

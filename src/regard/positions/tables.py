@@ -46,6 +46,7 @@ def angles(
     if scaling is None:
         frequencies = plain_frequencies(dim, base, where)  # (dim / 2,)
     else:
+        length = length if scaling.needs_length else None
         frequencies = scaling.frequencies(dim, base, length, device=where)  # (dim / 2,) or (B, dim / 2)
     positions = torch.arange(count, dtype=torch.float64, device=where)  # (count,)
     positions = positions + (offset.to(where)[..., None] if isinstance(offset, Tensor) else offset)  # or (B, count)
