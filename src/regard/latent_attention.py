@@ -13,12 +13,12 @@ from regard import latent_checks, layer_calls, layer_checks, layer_options, vali
 from regard.cache_buffers import both
 from regard.functional import as_mask, attention
 from regard.latent_cache import LatentCache, place
-from regard.latent_forms import is_plain, normed, products
+from regard.latent_forms import draw, is_plain, normed, products
+from regard.layer_cache import beyond_causal
+from regard.layer_calls import rotated
 from regard.layout import Layout
 from regard.masks.algebra import Mask
-from regard.masks.rules import Causal
 from regard.positions import Positions, Rotary
-from regard.positions.placing import rotated
 from regard.projection import Projection
 from regard.weights import AttentionWeights
 
@@ -108,11 +108,11 @@ class LatentAttention(nn.Module):
         self.kv_rank, self.nope_dim = size(kv_rank, "kv_rank"), size(nope_dim, "nope_dim")
         self.rotary_dim, self.v_dim = size(rotary_dim, "rotary_dim"), size(v_dim, "v_dim")
         self.d_out = self.d_in if d_out is None else size(d_out, "d_out")
-        biased = latent_checks.check_bias(bias)
+        biased = layer_options.check_biases(bias, ("q", "kv", "out"))
         validation.check_dropout(dropout)
         validation.check_number(scale, "scale")
         validation.check_number(eps, "eps", positive=True)
-        self.dropout, self.mask = float(dropout), latent_checks.check_mask(mask)
+        self.dropout, self.mask = float(dropout), layer_options.check_mask(mask)
         width = self.nope_dim + self.rotary_dim
         self.scale = 1 / math.sqrt(width) if scale is None else float(scale)
         if positions is None:
@@ -129,27 +129,15 @@ class LatentAttention(nn.Module):
         self.kv_norm = nn.RMSNorm(self.kv_rank, eps, **made)
         self.kv_up = Projection(self.kv_rank, self.num_heads * (self.nope_dim + self.v_dim), False, **made)
         self.out_proj = Projection(self.num_heads * self.v_dim, self.d_out, "out" in biased, **made)
-        self._reset_own()
+        draw(self)
 
     def reset_parameters(self) -> None:
         """Draw new parameters: out_proj as in :class:`torch.nn.Linear`, the other projections Xavier uniform, each
         bias 0, each norm's weight 1. positions are reset by their own reset_parameters().
         """
         layer_options.check_reset(self, "q_norm", "kv_norm", "positions")
-        self._reset_own()
+        draw(self)
         layer_options.reset(self.positions)
-
-    def _reset_own(self) -> None:
-        for name, part in self.named_children():
-            if name == "out_proj":
-                self.out_proj.reset_parameters()
-            elif isinstance(part, nn.Linear):
-                nn.init.xavier_uniform_(part.weight)
-            elif name != "positions":  # which somebody has made, and may have trained
-                layer_options.reset(part)
-            bias: Tensor | None = part.bias if isinstance(part, nn.Linear) else None
-            if bias is not None:
-                nn.init.zeros_(bias)
 
     @overload
     def forward(
@@ -235,27 +223,20 @@ class LatentAttention(nn.Module):
         if cache is None:
             layer_checks.check_mask_axes(mask, self.num_heads, x, x.shape[-2])
             rule = mask if self.mask is None else both(self.mask, None if mask is None else as_mask(mask))
-            q_rotary, k_rotary = self._rotated(q_rotary, k_rotary, offset=0 if offset is None else offset)
+            q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, offset=0 if offset is None else offset)
             return self._expanded(q, q_rotary, latent, k_rotary, rule)
         starts, ends = cache._span(x.shape[1], lengths)
         places = {"offset": place(starts, x.device), "length": place(ends, x.device)}
-        q_rotary, k_rotary = self._rotated(q_rotary, k_rotary, **places)
-        # The mask of a cache is causal already.
-        own = None if isinstance(self.mask, Causal) and self.mask.offset is None else self.mask
+        q_rotary, k_rotary = rotated(self.positions, q_rotary, k_rotary, **places)
+        own = beyond_causal(self.mask)
         narrow = mask if own is None else both(own, None if mask is None else as_mask(mask))
+        layer_checks.check_after_cache(self, x)
         key, value, rule = latent_checks.checked_append(
             cache, self.num_heads, latent, k_rotary.squeeze(-3), lengths, narrow
         )  # (B, 1, S, R + P), (B, 1, S, R)
         if self._absorbs(x.shape[1], key.shape[2]):
             return self._absorbed(q, q_rotary, key, value, rule)
         return self._expanded(q, q_rotary, value.squeeze(1), key[..., self.kv_rank :], rule)
-
-    def _rotated(self, q: Tensor, k: Tensor, **where: Any) -> tuple[Tensor, Tensor]:
-        """The columns that carry the position, turned: (..., H, L, P) and (..., 1, L, P)."""
-        turned = rotated(self.positions, q, k, **where)
-        for name, old, new in zip("qk", (q, k), turned, strict=True):
-            layer_checks.check_rotated(self.positions, old, new, name)
-        return turned
 
     def _queries(self, x: Tensor) -> Sequence[Tensor]:
         """Queries of each head, their part without position (..., H, L, nope) and the other, (..., H, L, P)."""

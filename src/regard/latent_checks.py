@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -16,30 +15,6 @@ from regard.masks.algebra import Mask, Sizes
 from regard.positions import Positions
 
 __all__: list[str] = []
-
-BIASED = ("q", "kv", "out")
-
-
-def check_bias(bias: Any) -> frozenset[str]:
-    """Which projections add a bias: all, none, or those named."""
-    if isinstance(bias, bool):
-        return frozenset(BIASED if bias else ())
-    if isinstance(bias, str) or not isinstance(bias, Collection):
-        raise TypeError(f"bias must be a boolean or a collection of names from {BIASED}, got {bias!r}")
-    for name in bias:
-        if name not in BIASED:
-            raise ValueError(f"bias names a projection that the layer has not: expected some of {BIASED}, got {name!r}")
-    return frozenset(bias)
-
-
-def check_mask(mask: Any) -> Mask | None:
-    """The mask of every call is a rule, which fits any length."""
-    if mask is not None and not isinstance(mask, Mask):
-        raise TypeError(
-            f"mask of the layer must be a regard.masks.Mask, got {type(mask).__name__}; a tensor is of one length: "
-            "pass it to the call"
-        )
-    return mask
 
 
 def check_positions(positions: Any, num_heads: int, rotary_dim: int) -> Positions:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from regard import layer_options
 from regard.fused_projection import untouched
 from regard.projection import Projection
 
-__all__ = ["is_plain", "normed", "products"]
+__all__ = ["draw", "is_plain", "normed", "products"]
 
 
 def products(query_len: int, key_len: int, kv_rank: int, nope_dim: int, rotary_dim: int, v_dim: int) -> tuple[int, int]:
@@ -23,6 +24,21 @@ def is_plain(layer: nn.Module) -> bool:
     if type(layer) not in (Projection, nn.Linear) or not untouched(layer):
         return False
     return layer.bias is None and type(layer.weight) in (Tensor, nn.Parameter)
+
+
+def draw(layer: nn.Module) -> None:
+    """New parameters for all of a layer but its positions, which somebody has made and may have trained."""
+    for name, part in layer.named_children():
+        if isinstance(part, nn.Linear):
+            if name == "out_proj":
+                part.reset_parameters()
+            else:
+                nn.init.xavier_uniform_(part.weight)
+            bias: Tensor | None = part.bias
+            if bias is not None:
+                nn.init.zeros_(bias)
+        elif name != "positions":
+            layer_options.reset(part)
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:

@@ -15,15 +15,14 @@ from regard.context import Context
 from regard.functional import as_mask
 from regard.fused_projection import takes_parts
 from regard.masks.algebra import Mask
-from regard.positions import NoPositions
+from regard.positions import NoPositions, Positions, placing
 from regard.positions.checks import is_zero
-from regard.positions.placing import rotated
 
 if TYPE_CHECKING:
     from regard.latent_attention import LatentAttention
     from regard.multi_head import MultiHeadAttention
 
-__all__ = ["Given", "Place", "joined", "keys_and_values", "local", "memory", "read"]
+__all__ = ["Given", "Place", "joined", "keys_and_values", "local", "memory", "read", "rotated"]
 
 Given = Tensor | tuple[Tensor, Tensor] | Context | None
 Reading = tuple[Tensor, Tensor, Tensor, Mask | None, Bias | Tensor | None]
@@ -176,9 +175,6 @@ def _placed(layer: MultiHeadAttention, q: Any, k: Any, **where: Any) -> tuple[An
         some = k if q is None else q
         none = some[..., :0, :]
         turned = rotated(positions, none if q is None else q, none if k is None else k, **where)
-        for name, old, new in zip("qk", (q, k), turned, strict=True):
-            if old is not None:
-                layer_checks.check_rotated(positions, old, new, name)
         q, k = (None if t is None else new for t, new in zip((q, k), turned, strict=True))
     if norm is not None and norm.when == "after":
         q, k = norm(q, k)
@@ -193,6 +189,14 @@ def _check_seen(layer: MultiHeadAttention, offset: int | Tensor | None) -> None:
             f"offset must be 0 with the bias of positions={kind.__name__}, which is that of positions "
             f"0 .. L - 1, got {offset}; with a cache of layer.kv_cache(...) it is that of the text so far"
         )
+
+
+def rotated(positions: Positions, q: Tensor, k: Tensor, **where: Any) -> tuple[Tensor, Tensor]:
+    """Queries and keys with their positions in them, in the shape and the dtype that they had."""
+    turned = placing.rotated(positions, q, k, **where)
+    for name, old, new in zip("qk", (q, k), turned, strict=True):
+        layer_checks.check_rotated(positions, old, new, name)
+    return turned
 
 
 def _from(offset: int | Tensor | None) -> int | Tensor:

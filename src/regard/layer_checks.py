@@ -210,11 +210,12 @@ def check_rotated(positions: Any, before: Tensor, after: Any, name: str) -> None
 
 def check_after_cache(layer: Any, x: Tensor) -> None:
     """What is computed after the append can be: an error would leave the cache with tokens that were not read."""
-    if layer.sinks is not None and layer.sinks.shape != (layer.num_heads,):
+    sinks: Tensor | None = getattr(layer, "sinks", None)
+    if sinks is not None and sinks.shape != (layer.num_heads,):
         raise ValueError(
-            f"layer.sinks must have one logit a query head, ({layer.num_heads},), got {tuple(layer.sinks.shape)}"
+            f"layer.sinks must have one logit a query head, ({layer.num_heads},), got {tuple(sinks.shape)}"
         )
-    for name in ("gate_proj", "out_proj"):
+    for name in ("gate_proj", "kv_up", "out_proj"):
         part = getattr(layer, name, None)
         if type(part) is not Projection:  # none, or one that somebody has wrapped
             continue

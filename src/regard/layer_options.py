@@ -15,20 +15,19 @@ from regard.qk_norm import HeadwiseLayerNorm, OffsetRMSNorm, QKNorm
 
 __all__: list[str] = []
 
-BIASES = ("q", "k", "v", "out", "gate")
 GATES = ("elementwise", "headwise")
 
 
-def check_biases(bias: Any, *, gated: bool) -> frozenset[str]:
-    """The names of the projections that have a bias."""
+def check_biases(bias: Any, names: tuple[str, ...], *, gated: bool = True) -> frozenset[str]:
+    """Those of the projections' names that have a bias."""
     if isinstance(bias, bool):
-        return frozenset(BIASES if bias else ())
+        return frozenset(names if bias else ())
     if isinstance(bias, str | Tensor) or not isinstance(bias, Collection):
         hint = f'; for one projection pass bias={{"{bias}"}}' if isinstance(bias, str) else ""
         raise TypeError(f"bias must be True, False or a collection of names, got {type(bias).__name__}{hint}")
     for name in bias:
-        if name not in BIASES:
-            raise ValueError(f"bias: the projections are {', '.join(map(repr, BIASES))}, got {name!r}")
+        if name not in names:
+            raise ValueError(f"bias: the projections are {', '.join(map(repr, names))}, got {name!r}")
     if "gate" in bias and not gated:
         raise ValueError("bias names 'gate', and the layer has none: gate=None")
     return frozenset(bias)

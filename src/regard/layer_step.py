@@ -87,6 +87,8 @@ def _plain(layer: MultiHeadAttention, x: Any, cache: Any) -> bool:
         return False
     if layer.softcap is not None or layer.sinks is not None or layer.gate is not None:
         return False
+    if layer.positions is not None and "rotate" in vars(layer.positions):  # somebody's own
+        return False
     if type(layer.positions) not in POSITIONS or (layer.norm is not None and layer.norm.when != "before"):
         return False
     # A layer may have q, k and v apart, each cut over ranks.

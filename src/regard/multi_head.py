@@ -127,7 +127,7 @@ class MultiHeadAttention(Conversions):
         self.positions = layer_options.check_positions(positions, *heads)
         layer_options.check_softcap(self.softcap, self.positions)
         self.norm = layer_options.check_norm(norm, *heads)
-        self._biased = layer_options.check_biases(bias, gated=gate is not None)
+        self._biased = layer_options.check_biases(bias, ("q", "k", "v", "out", "gate"), gated=gate is not None)
         own = [name in self._biased for name in ("q", "k", "v")]
         group = self.num_heads // self.num_kv_heads
         self._rows = [self.d_k, self.d_k // group, self.d_v // group]  # of queries, keys and values

@@ -104,3 +104,21 @@ def test_a_mask_that_fails_at_a_later_entry_leaves_the_cache() -> None:
     with torch.no_grad(), pytest.raises(IndexError):
         layer(torch.rand(1, 6, 16), cache=cache, mask=masks.where(lambda b, h, q, kv: texts[q] == texts[kv]))
     assert cache.lengths.tolist() == [0]
+
+
+@pytest.mark.parametrize("wrong", ["kv_up", "out_proj"])
+def test_what_comes_after_the_cache_is_asked_before_it(wrong: str) -> None:
+    layer, x = LatentAttention(16, 4, **SIZES), torch.rand(2, 5, 16)
+    cache = layer.latent_cache(2, 9)
+    getattr(layer, wrong).double()
+    with torch.no_grad(), pytest.raises(TypeError, match=rf"layer.{wrong} must have x's dtype float32, got float64"):
+        layer(x, cache=cache)
+    assert cache.lengths.tolist() == [0, 0]
+
+
+def test_the_causal_part_of_an_own_mask_is_said_by_the_cache() -> None:
+    layer, x = LatentAttention(16, 4, **SIZES, mask=masks.causal() & masks.window(3)), torch.rand(2, 5, 16)
+    cache = layer.latent_cache(2, 9)
+    with torch.no_grad():
+        parts = [layer(part, cache=cache) for part in x.split([3, 2], dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), layer(x))

@@ -119,9 +119,9 @@ class Added(Positions):
 BAD = {
     "kv_rank must be at least 1, got 0": {"kv_rank": 0},
     "rotary_dim must be an integer, got float": {"rotary_dim": 4.0},
-    "bias must be a boolean or a collection of names from ('q', 'kv', 'out'), got 'q'": {"bias": "q"},
-    "bias names a projection that the layer has not: expected some of ('q', 'kv', 'out'), got 'k'": {"bias": ["k"]},
-    "mask of the layer must be a regard.masks.Mask, got Tensor": {"mask": torch.ones(2, 2, dtype=torch.bool)},
+    'bias must be True, False or a collection of names, got str; for one projection pass bias={"q"}': {"bias": "q"},
+    "bias: the projections are 'q', 'kv', 'out', got 'k'": {"bias": ["k"]},
+    "mask of a layer must be a regard.masks.Mask or None, got Tensor": {"mask": torch.ones(2, 2, dtype=torch.bool)},
     "positions must be a regard.positions.Positions, got str": {"positions": "rotary"},
     "positions must turn queries and keys, got Added, which adds to the scores": {"positions": Added()},
     "scale must be a finite number, got inf": {"scale": float("inf")},

@@ -144,3 +144,18 @@ def test_what_is_refused_leaves_the_cache_as_it_was():
         layer(torch.randn(3, 1, 32), cache=layer.kv_cache(3, 2))
     assert cache.lengths.tolist() == [2, 2, 2]
     assert torch.equal(cache._keys, keys)
+
+
+def test_a_rotation_that_somebody_has_replaced_goes_the_usual_way(stepped: list[bool]):
+    layer, x = make(positions=Rotary(8)), torch.randn(3, 1, 32)
+    plain = make()
+    plain.load_state_dict(layer.state_dict())
+    layer.positions.rotate = lambda q, k, **where: (q, k)
+    with torch.no_grad():
+        found, wanted = [], []
+        cache, other = layer.kv_cache(3, 12), plain.kv_cache(3, 12)
+        for _ in range(3):
+            found.append(layer(x, cache=cache))
+            wanted.append(plain(x, cache=other))
+    assert stepped == [False, True] * 3
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)  # other kernels for a row alone
