@@ -51,7 +51,7 @@ def to_torch(layer: Any) -> nn.MultiheadAttention:
 
 def untold(layer: Any) -> list[str]:
     """What the layer has that torch's has not, in words."""
-    own = ("in_proj",) if layer.d_context is None else ("q_proj", "k_proj", "v_proj")
+    own = ("in_proj",) if layer._is_fused else ("q_proj", "k_proj", "v_proj")
     wrapped = [what for name in (*own, "out_proj") if (what := _changed(name, getattr(layer, name)))]
     if wrapped:  # nothing is known of what they compute
         return wrapped
