@@ -197,9 +197,10 @@ class LatentAttention(nn.Module):
                 made for another layer or is given with an offset or with gradients. The cache is then as it was.
         """
         axes = layer_checks.axes(x)
-        latent_checks.check_call(cache, x, lengths, offset, (self.kv_rank, self.rotary_dim))
+        latent_checks.check_call(cache, x, lengths, (self.kv_rank, self.rotary_dim))
         layer_checks.check_input(x, self.d_in, "x", "d_in", getattr(self.kv_down, "weight", None))
         whole = x[None] if axes == 2 else x  # regard.attention() would take (H, L, D) for a batch without heads
+        offset = layer_options.check_offset(offset, cache, whole)
         heads, weights = self._attend(whole, mask, cache, lengths, offset)  # (..., H, L, Dv)
         joined = heads.transpose(-3, -2).flatten(-2)  # (..., H, L, Dv) -> (..., L, H, Dv) -> (..., L, H * Dv)
         out = self.out_proj(joined)  # (..., L, H * Dv) -> (..., L, d_out)

@@ -33,22 +33,19 @@ def check_positions(positions: Any, num_heads: int, rotary_dim: int) -> Position
     return positions
 
 
-def check_call(cache: Any, x: Tensor, lengths: Any, offset: Any, widths: tuple[int, int]) -> None:
+def check_call(cache: Any, x: Tensor, lengths: Any, widths: tuple[int, int]) -> None:
     """A cache is a LatentCache of this layer's widths and x's batch, and says itself where x begins."""
     if cache is not None and has_torch_function((x,)):  # a mode in which there can be none
-        handle_torch_function(check_call, (x,), cache, x, lengths, offset, widths)
+        handle_torch_function(check_call, (x,), cache, x, lengths, widths)
         return
     if cache is None:
-        if lengths is not None:
-            raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")
+        layer_checks.check_no_lengths(lengths)
         return
     if not isinstance(cache, LatentCache):
         raise TypeError(
             f"cache must be a regard.LatentCache, got {type(cache).__name__}; "
             "make one with layer.latent_cache(batch_size, max_len)"
         )
-    if offset is not None:
-        raise ValueError("offset says where x begins, and with a cache that is cache.lengths; pass one of the two")
     if (cache.kv_rank, cache.rotary_dim) != widths:
         raise ValueError(
             f"cache must have the layer's (kv_rank, rotary_dim) = {widths}, got {(cache.kv_rank, cache.rotary_dim)}; "

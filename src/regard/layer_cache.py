@@ -111,7 +111,7 @@ def append(
 ) -> Cached:
     """Append k and v as ``step`` of :func:`begin` says, after all has been asked that may be refused."""
     # Once more, for what a norm and positions have made of k: they may be all that is trained.
-    cache_checks.check_pair(k, v, cache._keys, cache._values)
+    cache_checks.check_new("key", k, cache._keys)
     batch, num_heads, query_len, _ = q.shape
     if mask is not None:
         mask.bind(Sizes((batch,), num_heads, query_len, text_len(cache, step), q.device))

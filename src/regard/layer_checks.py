@@ -216,16 +216,23 @@ def check_after_cache(layer: Any, x: Tensor) -> None:
             f"layer.sinks must have one logit a query head, ({layer.num_heads},), got {tuple(sinks.shape)}"
         )
     for name in ("gate_proj", "kv_up", "out_proj"):
-        part = getattr(layer, name, None)
+        part = layer._modules.get(name)
         if type(part) is not Projection:  # none, or one that somebody has wrapped
             continue
-        if part.weight.device != x.device:
-            raise ValueError(f"layer.{name} must be on x's device {x.device}, got {part.weight.device}")
-        if part.weight.dtype != x.dtype and not autocasts(x.device):
+        weight = part.weight
+        if weight.device != x.device:
+            raise ValueError(f"layer.{name} must be on x's device {x.device}, got {weight.device}")
+        if weight.dtype != x.dtype and not autocasts(x.device):
             raise TypeError(
-                f"layer.{name} must have x's dtype {_name(x.dtype)}, got {_name(part.weight.dtype)}; convert the layer "
+                f"layer.{name} must have x's dtype {_name(x.dtype)}, got {_name(weight.dtype)}; convert the layer "
                 "as a whole: layer.to(dtype)"
             )
+
+
+def check_no_lengths(lengths: Any) -> None:
+    """Without a cache there is nothing that lengths could count."""
+    if lengths is not None:
+        raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")
 
 
 def check_cache(cache: Any, x: Any, context: Any, lengths: Any, *, d_context: tuple[int, int] | None = None) -> None:
@@ -234,8 +241,7 @@ def check_cache(cache: Any, x: Any, context: Any, lengths: Any, *, d_context: tu
         handle_torch_function(check_cache, (x,), cache, x, context, lengths)
         return
     if cache is None:
-        if lengths is not None:
-            raise ValueError("lengths count the real tokens that go to a cache, and cache is None; pass cache=...")
+        check_no_lengths(lengths)
         return
     if not isinstance(cache, Cache):
         raise TypeError(

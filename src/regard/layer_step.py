@@ -87,13 +87,15 @@ def _plain(layer: MultiHeadAttention, x: Any, cache: Any) -> bool:
         return False
     if layer.softcap is not None or layer.sinks is not None or layer.gate is not None:
         return False
-    if layer.positions is not None and "rotate" in vars(layer.positions):  # somebody's own
+    positions = layer.positions
+    if positions is not None and "rotate" in positions.__dict__:  # somebody's own
         return False
-    if type(layer.positions) not in POSITIONS or (layer.norm is not None and layer.norm.when != "before"):
+    if type(positions) not in POSITIONS or (layer.norm is not None and layer.norm.when != "before"):
         return False
-    # A layer may have q, k and v apart, each cut over ranks.
-    for part in (layer._modules.get("in_proj"), layer.out_proj):
-        weight = getattr(part, "weight", None)
+    if not layer._is_fused:  # q, k and v apart, each cut over ranks
+        return False
+    for name in ("in_proj", "out_proj"):
+        weight = layer._modules[name]._parameters.get("weight")  # type: ignore[union-attr]  # quicker than attributes
         if not isinstance(weight, Tensor) or weight.dtype != x.dtype or weight.device != x.device:
             return False
     if unavailable(x.device) is not None or torch.is_autocast_enabled(x.device.type):

@@ -112,7 +112,7 @@ CALLS = {
     "latent must have the cache's dtype float32, got float64": {
         "cache": lambda layer: layer.latent_cache(2, 4, dtype=torch.float32)
     },
-    "with a cache that is cache.lengths; pass one of the two": {"offset": 3},
+    "offset is given with a cache, which knows where its tokens stand: pass one of the two": {"offset": 3},
     "must broadcast to (..., H, L, S) = (2, 3, 1, 3), got (7, 7)": {"mask": torch.ones(7, 7, dtype=torch.bool)},
     "mask must be boolean": {"mask": torch.zeros(1, 1)},
     "each must lie in 0..n = 0..1, got 5": {"lengths": [1, 5]},

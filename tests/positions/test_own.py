@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from regard import MultiHeadAttention
-from regard.positions import DynamicNTK, LearnedPositions, LongRoPE, Positions, RelativeBias, Rotary, Rotary2d, Scaling
+from regard.positions import (
+    DynamicNTK,
+    LearnedPositions,
+    LongRoPE,
+    PositionalEncoding,
+    Positions,
+    RelativeBias,
+    Rotary,
+    Rotary2d,
+    Scaling,
+)
 
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
 
@@ -150,3 +160,31 @@ def test_positions_that_float64_cannot_count_are_refused() -> None:
 def test_eight_bits_are_refused() -> None:
     with pytest.raises(TypeError, match="x must be of float16, bfloat16, float32 or float64, got float8_e4m3fn"):
         Rotary(4)(torch.rand(1, 3, 4).to(torch.float8_e4m3fn))
+
+
+def test_a_graph_says_that_an_offset_is_past_the_end() -> None:
+    encoding = PositionalEncoding(16, 64)
+    compiled = torch.compile(encoding, fullgraph=True, dynamic=True, backend="eager")
+    x = torch.zeros(2, 5, 16)
+    assert torch.equal(compiled(x, offset=3), encoding(x, offset=3))
+    with pytest.raises(Exception, match=r"offset must lie in \[0, max_len - L\]"):  # torch's own kind, around ours
+        compiled(torch.zeros(2, 7, 16), offset=60)
+
+
+def test_one_program_for_short_texts_and_long() -> None:
+    rotary = Rotary(4, scaling=LongRoPE([1.0, 2.0], [3.0, 4.0], 6, factor=4.0))
+    layer = MultiHeadAttention(16, 4, positions=rotary)
+    shapes = ({1: torch.export.Dim("L", min=2, max=100)},)
+    program = torch.export.export(layer, (torch.rand(2, 7, 16),), dynamic_shapes=shapes).module()
+    for length in (3, 6, 7, 20):
+        x = torch.rand(2, length, 16)
+        torch.testing.assert_close(program(x), layer(x))
+
+
+def test_a_relative_bias_is_exported_for_all_lengths() -> None:
+    layer = MultiHeadAttention(16, 4, positions=RelativeBias(4))
+    shapes = ({1: torch.export.Dim("L", min=2, max=100)},)
+    program = torch.export.export(layer, (torch.rand(2, 7, 16),), dynamic_shapes=shapes).module()
+    for length in (3, 40):
+        x = torch.rand(2, length, 16)
+        torch.testing.assert_close(program(x), layer(x))

@@ -167,6 +167,8 @@ def check_offset(offset: Any, length: int, max_len: int, batch_shape: tuple[int,
         if position is None:
             raise TypeError(f"offset must be an integer or an integer tensor, got {type(offset).__name__}")
         low = high = position
+    if torch.compiler.is_compiling() and (low < 0 or high + length > max_len):  # numbers of a graph have no digits
+        raise ValueError("offset must lie in [0, max_len - L]; call the module without torch.compile for the numbers")
     if low < 0:
         raise ValueError(f"offset must be at least 0, got {low}")
     if high + length > max_len:

@@ -191,6 +191,8 @@ class LongRoPE(Scaling):
         """Radians a position, (dim / 2,) float64, or (B, dim / 2) for lengths (B,); None is the original length."""
         self.check_dim(dim, base)
         plain = plain_frequencies(dim, base, device)
+        if length is not None and not isinstance(length, Tensor) and torch.compiler.is_compiling():
+            length = torch.full((), length, device=device or "cpu")  # a symbol: one graph for short texts and long
         if not isinstance(length, Tensor):
             factors = self.long if length is not None and length > self.original_len else self.short
             return plain / torch.tensor(factors, dtype=torch.float64, device=device or "cpu")
