@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 
 import regard
 from regard import masks
+from regard.distributed import checkpoints
 
 VOCABULARY, TEXT = 11, 9
 
@@ -159,6 +160,7 @@ def plain(value: float) -> dict[str, Any]:
     }
     if mesh is not None:
         tensors["cut"] = distribute_tensor(tensors["cut"], mesh, [Shard(0)])
+    tensors |= {"tied": tensors["cut"], "turned": tensors["cut"].T}
     return {"tensors": tensors, "words": ("a", [True, None, 1.5]), "value": value, 3: {"0": 2}}
 
 
@@ -192,12 +194,51 @@ def saved_again(path: str, value: float) -> list[str]:
 def differing(path: str, what: str) -> str:
     """What save() says of a state that differs on the last rank, or is refused there."""
     last = dist.get_rank() == dist.get_world_size() - 1
-    state = {"step": 2 if last else 1} if what == "values" else {"step": {1} if last else 1}
+    state: dict[str, Any] = {
+        "values": {"step": 2 if last else 1},
+        "refused": {"step": {1} if last else 1},
+        "names": {f"tensor of {'the last' if last else 'others'}": torch.ones(2)},
+        "shapes": {"a": torch.ones(3 if last else 2)},
+    }.get(what, {"step": 1})
+    if what == "cycle" and last:
+        state["state"] = state
     try:
         regard.distributed.save(path, state)
     except (TypeError, ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def loaded_of_two(path: str, how: str) -> tuple[str, list[float]]:
+    """What load() says where the ranks read different checkpoints, or one file of them is lost; and the state."""
+    first = dist.get_rank() == 0
+    whole = distribute_tensor(torch.arange(8.0) + 1, mesh_of(everybody()), [Shard(0)])
+    regard.distributed.save(path, {"a": whole})
+    if how == "lost" and first:
+        sorted(Path(path).rglob("*.safetensors"))[0].unlink()
+    read = checkpoints.read_index
+    if how == "two" and not first:
+        checkpoints.read_index = lambda folder: {**read(folder), "values": {"step": 2}}
+    dist.barrier()
+    state: dict[str, Any] = {"a": torch.zeros(8)}
+    if how == "two":
+        state |= {} if first else {"step": 0}
+    try:
+        regard.distributed.load(path, state)
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}", state["a"].tolist()
+    finally:
+        checkpoints.read_index = read
+    return "nothing", state["a"].tolist()
+
+
+def saved_without_me() -> str:
+    """What save() says on a rank that is not in the group."""
+    group = dist.new_group([0, 1])
+    try:
+        return "in it" if dist.get_rank() < 2 else str(regard.distributed.save("nowhere", {"a": 1}, group=group))
+    except ValueError as error:
+        return str(error)
 
 
 @functools.cache

@@ -70,7 +70,98 @@ def test_what_differs_between_ranks_is_refused_on_all(crew, tmp_path):
     *others, last = crew(asked_training.differing, str(tmp_path), "refused")
     assert re.match(r"TypeError: state: step must be a tensor, .* got set; nothing that needs a pickle", last), last
     assert all(re.match(r"RuntimeError: save\(\): rank 3 refused: state: step must be", f) for f in others)
+    for what in ("names", "shapes"):
+        for found in crew(asked_training.differing, str(tmp_path), what):
+            said = r"ValueError: save\(\): names, shapes and dtypes of tensors must be .* on rank 3 than on rank 0"
+            assert re.match(said, found), found
+    *others, last = crew(asked_training.differing, str(tmp_path), "cycle")
+    assert last.startswith("RecursionError"), last
+    assert all(f.startswith("RuntimeError: save(): rank 3 refused: maximum recursion") for f in others)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_outside_of_the_group_is_told(crew):
+    *_, last = crew(asked_training.saved_without_me)
+    assert re.match(r"group must be one that this process is in, got one without rank 3; only its own ranks", last)
+
+
+def test_a_file_of_a_rank_that_is_lost_is_noticed_and_the_state_left_alone(crew, tmp_path):
+    for said, state in crew(asked_training.loaded_of_two, str(tmp_path), "lost"):
+        assert re.match(r"ValueError: the files in .*tensors-000001 have 6 of the 8 numbers of a, whose shape", said), (
+            said
+        )
+        assert state == [0.0] * 8
+
+
+def test_ranks_that_read_different_checkpoints_all_say_so(crew, tmp_path):
+    for said, state in crew(asked_training.loaded_of_two, str(tmp_path), "two"):
+        expected = (
+            r"ValueError: load\(\): what is read must be the same on every rank, got others on rank 1 .*; another"
+        )
+        assert re.match(expected, said), said
+        assert state == [0.0] * 8
+
+
+def test_tensors_that_share_a_memory_or_stand_otherwise_in_it(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(3, 4, generator=generator)
+    c = torch.complex(t, t.flip(0))
+    state = {"tied": t, "again": t, "some": t[1:], "turned": t.T, "channels": t.view(1, 3, 2, 2), "conj": c.conj()}
+    state["channels"] = state["channels"].contiguous(memory_format=torch.channels_last)
+    state["negative"] = c.conj().imag
+    save(tmp_path, state)
+    found = {n: torch.zeros(like.shape, dtype=like.dtype) for n, like in state.items()}
+    load(tmp_path, found)
+    for name, expected in state.items():
+        assert torch.equal(found[name], expected), name
+
+
+UNWRITABLE = [
+    (torch.zeros(2, dtype=torch.complex128), r"state: a must be a dense tensor .* got complex128 on cpu in the layout"),
+    (torch.zeros(2, 2).to_sparse(), r"state: a must be a dense tensor .* in the layout sparse_coo"),
+    (torch.zeros(2, device="meta"), r"state: a must be a dense tensor with numbers, .* on meta"),
+]
+
+
+@pytest.mark.parametrize(("tensor", "said"), UNWRITABLE)
+def test_a_tensor_that_the_files_have_no_kind_for_is_refused_by_name(tmp_path, tensor, said):
+    with pytest.raises(TypeError, match=said):
+        save(tmp_path / "new", {"a": tensor})
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=r"state: __metadata__ is no name for a tensor"):
+        save(tmp_path / "new", {"__metadata__": torch.zeros(2)})
+
+
+HOSTILE = [
+    {"folder": "../other/tensors-000001"},
+    {"folder": "/tmp"},
+    {"folder": None},
+    {"tensors": []},
+    {"tensors": {"a": {"shape": [-2], "dtype": "float32"}}},
+    {"tensors": {"a": {"shape": "2", "dtype": "float32"}}},
+    {"values": {"b": [1]}},
+    {"values": 3},
+]
+
+
+@pytest.mark.parametrize("changed", HOSTILE)
+def test_an_index_that_save_did_not_write_is_refused(tmp_path, changed):
+    save(tmp_path, {"a": torch.ones(2), "b": 5})
+    index = tmp_path / "checkpoint.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), **changed}))
+    state = {"a": torch.zeros(2), "b": 0}
+    with pytest.raises(
+        ValueError, match=r"checkpoint.json is no index of a checkpoint: it must name a folder beside it"
+    ):
+        load(tmp_path, state)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match=r"is no index of a checkpoint: it must name"):
+        load(tmp_path, state)
+    index.write_text("{")
+    with pytest.raises(ValueError, match=r"checkpoint.json is no index of a checkpoint: Expecting"):
+        load(tmp_path, state)
+    assert state["b"] == 0
+    assert torch.equal(state["a"], torch.zeros(2))
 
 
 def test_one_process_alone(tmp_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
+from regard.distributed.checkpoint_files import WholeReader, commit, compare, listed, new_folder, read_index, writable
 from regard.distributed.nested import Leaf, flattened, put
 from regard.distributed.traffic import Ranks
 
 __all__ = ["load", "save"]
 
-INDEX = "checkpoint.json"
-FOLDER = "tensors-{:06d}"
-FORMAT = 1
 State = dict[str, Any]
 
 
@@ -57,23 +54,31 @@ def save(path: str | Path, state: State, *, group: dist.ProcessGroup | None = No
         group: the processes that take part, all of which call this; all there are if None, or this one alone.
 
     Raises:
-        TypeError: something else in the state, named by where it stands.
-        ValueError: numbers and words that differ between ranks; a name with a slash.
-        RuntimeError: a rank could not write; on every rank, which names it and its error.
+        TypeError: something else in the state, named by where it stands; a tensor that is sparse, on no device, or of a
+            dtype that the files do not have.
+        ValueError: numbers, words, or names, shapes and dtypes of tensors that differ between ranks; a name with a
+            slash; a group without this process.
+        RuntimeError: a rank refused or could not write; on every other one, which names it and its error.
         PeerError: a rank ended or did not answer in time.
     """
     _need_safetensors("save")
     folder, ranks = Path(path), _ranks(group)
-    found = _everywhere(ranks, lambda: flattened(state), "save")
-    tensors, values = found.tensors, found.values
-    where = _first_says(ranks, lambda: _new_folder(folder))
-    writer = HuggingFaceStorageWriter(str(folder / where), save_distributed=True)
-    if tensors:
+
+    def checked() -> tuple[Leaf, dict[str, Any]]:
+        found = flattened(state)
+        alike = {
+            "numbers and words of the state": found.values,
+            "names, shapes and dtypes of tensors": listed(found.tensors),
+        }
+        return Leaf(writable(found.tensors), found.values), alike
+
+    found = _everywhere(ranks, checked, "save")
+    where = _first_says(ranks, lambda: new_folder(folder))
+    if found.tensors:
+        writer = HuggingFaceStorageWriter(str(folder / where), save_distributed=True)
         with _told(ranks, "write"):
-            state_dict_saver.save(tensors, storage_writer=writer, process_group=group, no_dist=ranks is None)
-    listed = {name: {"shape": list(t.shape), "dtype": str(t.dtype)[6:]} for name, t in tensors.items()}
-    written = {"format": FORMAT, "folder": where, "tensors": listed, "values": values}
-    _first_says(ranks, lambda: _commit(folder, where, written))
+            state_dict_saver.save(found.tensors, storage_writer=writer, process_group=group, no_dist=ranks is None)
+    _first_says(ranks, lambda: commit(folder, where, listed(found.tensors), found.values))
 
 
 def load(path: str | Path, state: State, *, group: dist.ProcessGroup | None = None) -> None:
@@ -95,20 +100,24 @@ def load(path: str | Path, state: State, *, group: dist.ProcessGroup | None = No
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: names, shapes or dtypes that are not those of the checkpoint; the state is then as it was.
-        RuntimeError: a rank could not read; on every rank. The state may then be half of one and half of another.
+        ValueError: names, shapes or dtypes that are not those of the checkpoint; files in which some of a tensor is
+            missing; an index that :func:`save` did not write; ranks that read different ones, because another was saved
+            meanwhile. The state is then as it was.
+        RuntimeError: a rank refused or could not read; on every other one. Where it could not read, as when the next
+            checkpoint removes this one meanwhile, the state may be half of one and half of another.
     """
     _need_safetensors("load")
     folder, ranks = Path(path), _ranks(group)
 
-    def checked() -> tuple[dict[str, Any], Leaf]:
-        index, found = _read_index(folder), flattened(state)
-        _compare(folder, index, found)
-        return index, found
+    def checked() -> tuple[tuple[dict[str, Any], Leaf, WholeReader | None], dict[str, Any]]:
+        index, found = read_index(folder), flattened(state)
+        compare(folder, index, found)
+        reader = WholeReader(folder / index["folder"], index["tensors"]) if found.tensors else None
+        # Saved again in between, one rank would read the old one and another the new one.
+        return (index, found, reader), {"what is read": index}
 
-    index, found = _everywhere(ranks, checked, "load", alike=False)
-    if found.tensors:
-        reader = HuggingFaceStorageReader(str(folder / index["folder"]))
+    index, found, reader = _everywhere(ranks, checked, "load")
+    if reader is not None:
         with _told(ranks, "read"):
             state_dict_loader.load(found.tensors, storage_reader=reader, process_group=group, no_dist=ranks is None)
     put(state, index["values"])
@@ -125,33 +134,55 @@ def _ranks(group: dist.ProcessGroup | None) -> Ranks | None:
         return None
     group = dist.group.WORLD if group is None else group
     assert group is not None
+    if dist.get_rank(group) < 0:
+        raise ValueError(
+            f"group must be one that this process is in, got one without rank {dist.get_rank()}; only "
+            "its own ranks save and load with it"
+        )
     return Ranks(group)
 
 
-def _everywhere(ranks: Ranks | None, function: Any, caller: str, *, alike: bool = True) -> Any:
-    """What the function returns, once it has returned on every rank, with the same values where asked."""
-    found, refused = None, None
+def _everywhere(ranks: Ranks | None, function: Callable[[], tuple[Any, dict[str, Any]]], caller: str) -> Any:
+    """What the function returns first, once it has returned on every rank, with the second the same on all."""
+    found: Any = None
+    alike: dict[str, Any] = {}
+    refused: Exception | None = None
     try:
-        found = function()
-    except (TypeError, ValueError, OSError) as error:
+        found, alike = function()
+    except Exception as error:  # the others would wait for this rank
         refused = error
     if ranks is None:
         if refused is not None:
             raise refused
         return found
-    values = json.dumps(found.values, sort_keys=True) if alike and found is not None else ""
-    everybody = ranks.everybody((None if refused is None else str(refused), values))
+    digests = {what: _digest(thing) for what, thing in alike.items()}
+    everybody = ranks.everybody((None if refused is None else str(refused), digests))
     if refused is not None:
         raise refused
     for rank, (said, theirs) in enumerate(everybody):
         if said is not None:
             raise RuntimeError(f"{caller}(): rank {rank} refused: {said}")
-        if theirs != everybody[0][1]:
-            raise ValueError(
-                f"{caller}(): numbers and words of the state must be the same on every rank, got others on rank {rank} "
-                "than on rank 0; what is a rank's own goes to a file of its own"
-            )
+        for what, digest in theirs.items():
+            if digest != digests[what]:
+                _differs(
+                    caller, what, next(r for r, (_, d) in enumerate(everybody) if d[what] != everybody[0][1][what])
+                )
     return found
+
+
+def _differs(caller: str, what: str, rank: int) -> None:
+    why = (
+        "what is a rank's own goes to a file of its own"
+        if caller == "save"
+        else "another checkpoint was saved there meanwhile, or not every rank sees the same folder; load again"
+    )
+    raise ValueError(
+        f"{caller}(): {what} must be the same on every rank, got others on rank {rank} than on rank 0; {why}"
+    )
+
+
+def _digest(thing: Any) -> str:
+    return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()
 
 
 def _first_says(ranks: Ranks | None, function: Any) -> Any:
@@ -162,7 +193,7 @@ def _first_says(ranks: Ranks | None, function: Any) -> Any:
     if ranks.rank == 0:
         try:
             answer = function(), None
-        except OSError as error:
+        except Exception as error:  # the others would wait for it
             answer = None, f"{type(error).__name__}: {error}"
     found, failed = ranks.everybody(answer)[0]
     if failed is not None:
@@ -184,67 +215,3 @@ def _told(ranks: Ranks | None, verb: str) -> Iterator[None]:
     except CheckpointException as error:
         failed = "; ".join(f"rank {r}: {type(e).__name__}: {e}" for r, (e, _) in sorted(error.failures.items()))
         raise RuntimeError(f"could not {verb} the checkpoint: {failed}") from error
-
-
-def _new_folder(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(f.name[8:]) for f in folder.glob("tensors-*") if f.name[8:].isdigit()]
-    name = FOLDER.format(max(numbers, default=0) + 1)
-    (folder / name).mkdir()
-    return name
-
-
-def _commit(folder: Path, where: str, written: dict[str, Any]) -> None:
-    """The new index in the place of the old one, in one step; then what no index names any more is removed."""
-    before = folder / f"{INDEX}.new"
-    with before.open("w", encoding="utf-8") as file:
-        json.dump(written, file)
-        file.flush()
-        os.fsync(file.fileno())
-    before.replace(folder / INDEX)
-    if hasattr(os, "O_DIRECTORY"):
-        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(at)
-        finally:
-            os.close(at)
-    for other in folder.glob("tensors-*"):
-        if other.name != where:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no checkpoint in {folder}: there is no {INDEX}, which regard.distributed.save() writes last"
-        ) from None
-    if index.get("format") != FORMAT:
-        raise ValueError(f"{folder / INDEX} has the format {index.get('format')!r}, and this release reads {FORMAT}")
-    return index
-
-
-def _compare(folder: Path, index: dict[str, Any], found: Leaf) -> None:
-    """Every name is on both sides, with one shape and dtype."""
-    saved = {**index["tensors"], **index["values"]}
-    given: dict[str, Any] = {**found.tensors, **found.values}
-    for what, names in (("state", given.keys() - saved.keys()), ("checkpoint", saved.keys() - given.keys())):
-        if names:
-            some = ", ".join(sorted(names)[:3])
-            raise ValueError(
-                f"state and checkpoint must have the same names, got {len(names)} in the {what} alone: {some}; "
-                "regard.distributed.unfuse(model) gives a model the names of one that tensor_plan has cut"
-            )
-    for name, t in found.tensors.items():
-        if name not in index["tensors"]:
-            raise ValueError(f"state: {name} is a tensor, and in the checkpoint {index['values'][name]!r}")
-        shape, dtype = tuple(index["tensors"][name]["shape"]), index["tensors"][name]["dtype"]
-        if (shape, dtype) != (tuple(t.shape), str(t.dtype)[6:]):
-            raise ValueError(
-                f"state: {name} must be {dtype} of shape {shape}, as in {folder}, got {str(t.dtype)[6:]} of shape "
-                f"{tuple(t.shape)}"
-            )
-    for name in found.values:
-        if name not in index["values"]:
-            raise ValueError(f"state: {name} is {found.values[name]!r}, and in the checkpoint a tensor")
