@@ -18,6 +18,7 @@ from regard import masks, positions
 from regard.distributed import HeadParallel, HiddenParallel, context_parallel
 from regard.models import Decoder, DecoderConfig, Encoder, EncoderConfig, generate
 from regard.models.feed_forward import GatedFeedForward
+from regard.projection import Projection
 
 WIDTH = 16
 HEADS = 8
@@ -178,6 +179,13 @@ def refused(some: Any, name: str) -> str:
     return "nothing"
 
 
+class Steeper(positions.ALiBi):
+    """ALiBi with a bias of somebody's own."""
+
+    def bias(self, query_len: int, key_len: int, **options: Any) -> Any:
+        return super().bias(query_len, key_len, **options).scaled(2)
+
+
 def _hooked() -> nn.Module:
     layer = regard.MultiHeadAttention(16, 4)
     layer.out_proj.register_forward_hook(lambda *_: None)
@@ -202,6 +210,8 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
     "learned slopes": lambda: regard.MultiHeadAttention(
         16, 4, positions=positions.ALiBi(nn.Parameter(torch.rand(4))), mask=masks.causal()
     ),
+    "own slopes' class": lambda: regard.MultiHeadAttention(16, 4, positions=Steeper(4), mask=masks.causal()),
+    "hidden activation": lambda: nn.Sequential(Projection(8, 16), nn.PReLU(), Projection(16, 8)),
     "class": lambda: nn.Linear(16, 16),
     "wrapped": _wrapped,
     "hooked": _hooked,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from tests.distributed import asked, asked_heads
+from tests.distributed import asked, asked_cut, asked_heads
 
 import regard
 
@@ -36,6 +36,8 @@ SAID = {
     "own norm": r"TypeError: HeadParallel\(\): norm.q must be a torch.nn.RMSNorm or LayerNorm, .* got PReLU: its param",
     "relative": r"ValueError: HeadParallel\(\): positions must be rotations .*got RelativeBias\(4",
     "learned slopes": r"ValueError: HeadParallel\(\): positions must be rotations .*got ALiBi\(4",
+    "own slopes' class": r"ValueError: HeadParallel\(\): positions must be rotations .*or ALiBi .*got Steeper\(4",
+    "hidden activation": r"TypeError: HiddenParallel\(\): the activation must be without parameters, .* got PReLU",
     "class": r"TypeError: HeadParallel\(\) is for a regard.MultiHeadAttention, got Linear; name the attention layers",
     "wrapped": r"TypeError: HeadParallel\(\): in_proj must be the FusedProjection .* got Linear; do this first",
     "hooked": r"TypeError: HeadParallel\(\): out_proj must be the Projection .* without hooks, got Projection",
@@ -53,6 +55,30 @@ def test_what_cannot_be_cut_is_refused_by_name(crew, name):
 def test_dropout_that_comes_later_is_refused(crew):
     for found in crew(asked.on, 4, asked_heads.dropped):
         assert re.match(r"dropout of weights must be 0 in a layer that is cut by heads, got 0.5: .*\.eval\(\)", found)
+
+
+@pytest.mark.parametrize("what", ["q_proj.weight", "out_proj.bias", "norm.q.weight"])
+def test_whole_parameters_in_a_layer_that_is_cut_are_refused(crew, what):
+    for found in crew(asked.on, 4, asked_cut.assigned, what):
+        said = rf"{what.split('.')[-1]} of a layer that is cut over ranks must be a DTensor, got a plain .*assign=True"
+        assert re.match(said, found), found
+
+
+@pytest.mark.parametrize("what", ["numbers", "shape"])
+def test_an_x_that_differs_between_ranks_is_refused_on_all(crew, what):
+    for (refused,) in crew(asked.on, 4, asked_cut.another_x, what):
+        said = (
+            r"x must be the same on every rank .* got another on rank 3 than on rank 0: make the whole model with one"
+        )
+        assert re.match(said, refused), refused
+
+
+def test_a_norm_that_layers_share_stays_one(crew):
+    assert max(crew(asked.on, 4, asked_cut.shared_norm)) <= 1e-12
+
+
+def test_clipping_and_a_step_of_many_parameters_at_a_time(crew):
+    assert max(crew(asked.on, 4, asked_cut.clipped)) <= 1e-12
 
 
 def test_parameters_are_drawn_for_the_whole_layer(crew):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from regard import biases, layer_checks
 from regard.bias_columns import Bias
 from regard.context import Context
-from regard.distributed.tensor_projections import draw, shared
+from regard.distributed.tensor_projections import draw, share, shared
+from regard.distributed.traffic import Ranks
 from regard.masks.algebra import Mask
 from regard.masks.parts import of_heads
 from regard.masks.rules import Dense
 from regard.multi_head import MultiHeadAttention
 from regard.positions import ALiBi
 
-__all__ = ["HeadALiBi", "HeadParallelAttention", "mask_of_heads"]
+__all__ = ["HeadALiBi", "HeadParallelAttention", "check_same", "mask_of_heads"]
+
+# Numbers of x that ranks compare.
+SOME = 4096
 
 
 class HeadParallelAttention(MultiHeadAttention):
@@ -35,6 +40,7 @@ class HeadParallelAttention(MultiHeadAttention):
     heads: slice
     all_heads: int
     mesh: DeviceMesh
+    _agrees: bool = False
 
     def forward(self, x: Tensor, context: Any = None, *, mask: Mask | Tensor | None = None, **options: Any) -> Any:
         """See :meth:`regard.MultiHeadAttention.forward`; need_weights gives the weights of this rank's heads."""
@@ -46,6 +52,10 @@ class HeadParallelAttention(MultiHeadAttention):
         if layer_checks.axes(x) == 2:  # comes again with a batch axis
             return super().forward(x, context, mask=mask, **options)
         mask = mask_of_heads(mask, self.heads, self.all_heads, x)
+        if not self._agrees and not torch.compiler.is_compiling():
+            check_same(x, self.mesh)
+            self._agrees = True  # the first call finds a model of another seed; each call would cost an exchange
+        share(self.sinks, "sinks")
         return super().forward(shared(x, self.mesh), self._shared(context), mask=mask, **options)
 
     def project_context(self, context: Tensor | tuple[Tensor, Tensor]) -> Context:
@@ -90,6 +100,28 @@ def mask_of_heads(mask: Mask | Tensor | None, heads: slice, all_heads: int, x: T
         )
     some = of_heads(whole, heads)
     return some.tensor if isinstance(mask, Tensor) and isinstance(some, Dense) else some
+
+
+@torch.no_grad()
+def check_same(x: Tensor, mesh: DeviceMesh) -> None:
+    """Raise on all ranks where x is another one on some: sums over heads of different texts mean nothing."""
+    if x.device.type == "meta":
+        return
+    some = x.detach().reshape(-1)[:: max(1, x.numel() // SOME)].double()  # (n,)
+    turned = torch.arange(some.numel(), dtype=torch.float64, device=x.device)
+    # Two projections and a norm: x may differ by rounding, where ranks are not of one kind.
+    said = [some @ turned.cos(), some @ turned.sin(), some.norm(), torch.tensor(hash(tuple(x.shape)) % 2**31)]
+    mine = torch.stack([number.to(x.device, torch.float64) for number in said])
+    everybody = [found.tolist() for found in Ranks(mesh.get_group()).gather(mine)]
+    first = everybody[0]
+    for rank, theirs in enumerate(everybody):
+        near = all(not abs(a - b) > 0.01 * first[2] for a, b in zip(theirs[:3], first[:3], strict=True))
+        if theirs[3] != first[3] or not near:
+            raise ValueError(
+                f"x must be the same on every rank that shares the heads, got another on rank {rank} than on rank 0: "
+                "make the whole model with one seed on all of them, or give it the parameters of one; give all the "
+                "same tokens, and draw what is dropped with one seed"
+            )
 
 
 class HeadALiBi(ALiBi):

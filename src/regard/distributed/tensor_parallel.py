@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -20,6 +21,8 @@ __all__ = ["HeadParallel", "HiddenParallel", "tensor_plan"]
 
 # Norms whose parameters are (D,), the same for every head.
 ALIKE = (nn.RMSNorm, nn.LayerNorm, OffsetRMSNorm)
+# What has been made of a norm that other layers may still have.
+CUT: WeakKeyDictionary[nn.Module, EachRank] = WeakKeyDictionary()
 
 
 class HeadParallel(ParallelStyle):
@@ -33,7 +36,8 @@ class HeadParallel(ParallelStyle):
         mesh = init_device_mesh("cuda", (8,), mesh_dim_names=("tensor",))
         parallelize_module(model, mesh["tensor"], {"layers.*.attention": regard.distributed.HeadParallel()})
 
-    x, a context and a mask are the whole ones, the same on every rank, and so is the output: one sum over the ranks
+    x, a context and a mask are the whole ones, the same on every rank, and so is the output; the first call compares x.
+    That is one sum over the ranks
     forward, and one backward for each of x and a context. Weights (``need_weights=True``) and caches are of this rank's
     heads, and so are the layer's num_heads, num_kv_heads, d_k and d_v. With grouped heads, the ranks divide the
     key/value heads, each with the query heads that read them.
@@ -70,7 +74,7 @@ class HeadParallel(ParallelStyle):
         layer.out_proj = RowProjection(layer.out_proj, device_mesh, source)
         if layer.sinks is not None:
             layer.sinks = cut(layer.sinks, device_mesh, Shard(0), source)
-        made = {id(norm): EachRank(norm, device_mesh, placements, source) for norm, placements in norms}
+        made = {id(norm): _each_rank(norm, device_mesh, placements, source) for norm, placements in norms}
         for name in ("q", "k") if layer.norm is not None else ():
             setattr(layer.norm, name, made.get(id(getattr(layer.norm, name)), getattr(layer.norm, name)))
         layer.mask, layer.positions = mask, positions
@@ -93,7 +97,8 @@ class HiddenParallel(ParallelStyle):
     A gated part then has a gate and an up in the place of gate_up (:func:`regard.distributed.unfuse`).
 
     Raises:
-        TypeError: a module that is neither a gated part nor a sequence (up, activation, down).
+        TypeError: a module that is neither a gated part nor a sequence (up, activation, down); an activation with
+            parameters.
         ValueError: a hidden layer whose width the ranks do not divide. The module is then as it was.
     """
 
@@ -110,6 +115,11 @@ class HiddenParallel(ParallelStyle):
         into: tuple[str, ...] = ("gate", "up") if gated else ("0",)
         out = "down" if gated else "2"
         check_bare(module, [*(("gate_up",) if is_gated(module) else into), out], "HiddenParallel()")
+        if not gated and next(module[1].parameters(), None) is not None:  # type: ignore[index]
+            raise TypeError(
+                "HiddenParallel(): the activation must be without parameters, which each rank would train by its own "
+                f"part of the hidden layer, got {type(module[1]).__name__}"  # type: ignore[index]
+            )
         width = getattr(module, out).in_features
         if width % device_mesh.size():
             raise ValueError(
@@ -137,6 +147,19 @@ def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     {'blocks.0.attention': HeadParallel(), 'blocks.0.mlp': HiddenParallel()}
 
     Embeddings, norms of the stream and the output stay whole on every rank, where their gradients come out the same.
+    All ranks make the model with one seed, and draw with one what is dropped and which token comes next. PyTorch does
+    not mix both kinds of parameters in one operation, neither to clip gradients nor in an optimizer that takes many at
+    a time, as on CUDA: give each kind a group
+
+    ::
+
+        kinds = [[p for p in model.parameters() if isinstance(p, DTensor) is cut] for cut in (True, False)]
+        optimizer = torch.optim.AdamW([{"params": kind} for kind in kinds])
+        norms = [get_total_norm([p.grad for p in kind]) for kind in kinds]  # of torch.nn.utils
+        norm = torch.stack([norms[0].full_tensor(), norms[1]]).norm()
+        for kind in kinds:
+            clip_grads_with_norm_(kind, 1.0, norm)
+
     Parameters are drawn before the model is cut, or by each layer's own ``reset_parameters()``: on CPUs, what
     :mod:`torch.nn.init` draws for one that is cut is alike on all ranks.
 
@@ -156,6 +179,14 @@ def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
         elif isinstance(module, Block | EncoderBlock):
             plan[f"{name}.mlp" if name else "mlp"] = HiddenParallel()
     return dict(sorted(plan.items()))
+
+
+def _each_rank(norm: nn.Module, mesh: DeviceMesh, placements: dict[str, Placement], source: int | None) -> EachRank:
+    """The norm over ranks; the same one for every layer that shares it."""
+    made = CUT.get(norm)
+    if made is None or made.mesh != mesh:
+        made = CUT[norm] = EachRank(norm, mesh, placements, source)
+    return made
 
 
 def _check_mesh(mesh: DeviceMesh) -> None:
@@ -203,7 +234,7 @@ def _checked(module: nn.Module, mesh: DeviceMesh) -> MultiHeadAttention:
 
 
 def _check_positions(positions: Positions | None) -> None:
-    if positions is None or (isinstance(positions, ALiBi) and not isinstance(positions.slopes, nn.Parameter)):
+    if positions is None or (type(positions) is ALiBi and not isinstance(positions.slopes, nn.Parameter)):
         return
     if next(positions.parameters(), None) is not None or type(positions).bias is not Positions.bias:
         raise ValueError(

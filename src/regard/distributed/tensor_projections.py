@@ -16,7 +16,7 @@ from torch.func import functional_call
 from regard.layer_calls import local
 from regard.projection import Projection, linear
 
-__all__ = ["ColumnProjection", "EachRank", "RowProjection", "cut", "draw", "shared", "total"]
+__all__ = ["ColumnProjection", "EachRank", "RowProjection", "cut", "draw", "share", "shared", "total"]
 
 
 def shared(t: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -54,6 +54,17 @@ def _assign(parameter: Tensor, whole: Tensor) -> None:
     parameter.copy_(distribute_tensor(whole.detach(), parameter.device_mesh, parameter.placements))
 
 
+def share(parameter: Tensor | None, name: str) -> Tensor | None:
+    """What this rank has of a parameter, which is still over the ranks."""
+    if parameter is None or hasattr(parameter, "to_local"):
+        return local(parameter)
+    raise TypeError(
+        f"{name} of a layer that is cut over ranks must be a DTensor, got a plain {type(parameter).__name__} "
+        f"{tuple(parameter.shape)}, of which each rank would take the whole for its part: load a state with "
+        "torch.distributed.checkpoint.state_dict.set_model_state_dict(), and without assign=True"
+    )
+
+
 class _Cut(Projection):
     """What both kinds of projections over ranks have."""
 
@@ -88,9 +99,9 @@ class ColumnProjection(_Cut):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """This rank's columns of the projection of an input (..., K), (..., N / ranks)."""
-        weight = local(self.weight)
+        weight = share(self.weight, "weight")
         assert weight is not None
-        return linear(input, weight, local(self.bias))
+        return linear(input, weight, share(self.bias, "bias"))
 
     def extra_repr(self) -> str:
         """As a linear layer's; how many ranks share its rows."""
@@ -113,7 +124,7 @@ class RowProjection(_Cut):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """The projection (..., N) of an input of which this rank has (..., K / ranks)."""
-        weight, bias = local(self.weight), local(self.bias)
+        weight, bias = share(self.weight, "weight"), share(self.bias, "bias")
         assert weight is not None
         out = total(linear(input, weight), self.mesh)
         # Once, after the sum; under autocast the sum is of half precision and the bias is not.
@@ -152,7 +163,7 @@ class EachRank(nn.Module):
         """What the module makes of x."""
         given: dict[str, Any] = {}
         for name, parameter in self.named_parameters(recurse=False):
-            mine = local(parameter)
+            mine = share(parameter, name)
             assert mine is not None
             given[name] = shared(mine, self.mesh) if self.placements[name].is_replicate() else mine
         out: Tensor = functional_call(self._own, given, (x,))
