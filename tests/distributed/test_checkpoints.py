@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.distributed import asked, asked_training
 from tests.distributed.processes import Crew
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from regard.distributed import load, save
 
@@ -130,6 +131,35 @@ def test_a_tensor_that_the_files_have_no_kind_for_is_refused_by_name(tmp_path, t
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"state: __metadata__ is no name for a tensor"):
         save(tmp_path / "new", {"__metadata__": torch.zeros(2)})
+
+
+def test_files_that_are_cut_short_or_of_another_dtype_are_refused(tmp_path):
+    save(tmp_path, {"a": torch.ones(100)})
+    (file,) = tmp_path.rglob("*.safetensors")
+    whole, state = file.read_bytes(), {"a": torch.zeros(100)}
+    file.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"the files in .*tensors-000001 are not whole, or no safetensors: .*covered"):
+        load(tmp_path, state)
+    file.write_bytes(whole.replace(b'"F32"', b'"I32"'))
+    with pytest.raises(ValueError, match=r"a must be float32 in the files in .*, as checkpoint.json says, got int32"):
+        load(tmp_path, state)
+    assert torch.equal(state["a"], torch.zeros(100))
+
+
+def test_what_was_left_half_gives_way_before_anything_is_written_and_what_is_ones_own_stays(tmp_path, monkeypatch):
+    for name in ("tensors-mine", "tensors-12", "tensors-000007"):
+        (tmp_path / name).mkdir()
+    save(tmp_path, {"a": torch.ones(2)})
+    (tmp_path / "tensors-000009").mkdir()
+    found = []
+    with monkeypatch.context() as watched:
+        write = HuggingFaceStorageWriter.write_data
+        look = lambda *given: (found.append(sorted(f.name for f in tmp_path.iterdir())), write(*given))[1]  # noqa: E731
+        watched.setattr(HuggingFaceStorageWriter, "write_data", look)
+        save(tmp_path, {"a": torch.zeros(2)})
+    assert found == [["checkpoint.json", "tensors-000008", "tensors-000010", "tensors-12", "tensors-mine"]]
+    names = sorted(f.name for f in tmp_path.iterdir())
+    assert names == ["checkpoint.json", "tensors-000010", "tensors-12", "tensors-mine"]
 
 
 HOSTILE = [

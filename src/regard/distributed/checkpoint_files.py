@@ -21,7 +21,7 @@ from regard.distributed.nested import SIMPLE, Leaf
 __all__ = ["WholeReader", "commit", "compare", "listed", "new_folder", "read_index", "writable"]
 
 INDEX = "checkpoint.json"
-FOLDER = "tensors-{:06d}"
+FOLDER, FOLDERS = "tensors-{:06d}", r"tensors-[0-9]{6,}"
 FORMAT = 1
 # What files of safetensors have a name for.
 DTYPES = (
@@ -77,7 +77,12 @@ class WholeReader(HuggingFaceStorageReader):
 
     def __init__(self, folder: Path, tensors: dict[str, Any]) -> None:
         super().__init__(str(folder))
-        self.found = super().read_metadata()
+        try:
+            self.found = super().read_metadata()
+        except OSError:
+            raise
+        except Exception as error:  # safetensors has its own
+            raise ValueError(f"the files in {folder} are not whole, or no safetensors: {error}") from error
         for name, said in tensors.items():
             there: Any = self.found.state_dict_metadata.get(name)
             count = 0 if there is None else sum(chunk.sizes.numel() for chunk in there.chunks)
@@ -85,6 +90,11 @@ class WholeReader(HuggingFaceStorageReader):
                 raise ValueError(
                     f"the files in {folder} have {count} of the {math.prod(said['shape'])} numbers of {name}, whose "
                     f"shape is {tuple(said['shape'])}: one that a rank wrote is lost, or they are of something else"
+                )
+            if str(there.properties.dtype)[6:] != said["dtype"]:
+                raise ValueError(
+                    f"{name} must be {said['dtype']} in the files in {folder}, as {INDEX} says, got "
+                    f"{str(there.properties.dtype)[6:]}"
                 )
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -95,12 +105,29 @@ class WholeReader(HuggingFaceStorageReader):
 
 
 def new_folder(folder: Path) -> str:
-    """An empty folder for tensors, by its name."""
+    """An empty folder for tensors, by its name, in the place of what was left half by a save before."""
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(f.name[8:]) for f in folder.glob("tensors-*") if f.name[8:].isdecimal()]
-    name = FOLDER.format(max(numbers, default=0) + 1)
+    before = _folders(folder)
+    try:
+        _remove(before, read_index(folder)["folder"])  # a disk that was full has room again
+    except FileNotFoundError:
+        _remove(before, None)
+    except ValueError:  # not ours to say what it needs; the next index takes its place
+        pass
+    name = FOLDER.format(max((int(f.name[8:]) for f in before), default=0) + 1)
     (folder / name).mkdir()
     return name
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those that :func:`new_folder` makes: another one with such a name is somebody's own."""
+    return [f for f in folder.glob("tensors-*") if re.fullmatch(FOLDERS, f.name)]
+
+
+def _remove(folders: list[Path], kept: str | None) -> None:
+    for other in folders:
+        if other.name != kept:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def commit(folder: Path, where: str, tensors: dict[str, Any], values: dict[str, Any]) -> None:
@@ -113,9 +140,7 @@ def commit(folder: Path, where: str, tensors: dict[str, Any], values: dict[str, 
         os.fsync(file.fileno())
     before.replace(folder / INDEX)
     _to_disk(folder)
-    for other in folder.glob("tensors-*"):
-        if other.name != where:
-            shutil.rmtree(other, ignore_errors=True)
+    _remove(_folders(folder), where)
 
 
 def _to_disk(folder: Path) -> None:
@@ -153,7 +178,7 @@ def _is_index(index: Any) -> bool:
     if not isinstance(index, dict) or not isinstance(index.get("folder"), str):
         return False
     tensors, values = index.get("tensors"), index.get("values")
-    if not re.fullmatch(r"tensors-[0-9]+", index["folder"]) or not isinstance(tensors, dict):
+    if not re.fullmatch(FOLDERS, index["folder"]) or not isinstance(tensors, dict):
         return False
     return (
         all(isinstance(said, dict) and _are_sizes(said.get("shape")) and "dtype" in said for said in tensors.values())

@@ -100,9 +100,9 @@ def load(path: str | Path, state: State, *, group: dist.ProcessGroup | None = No
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: names, shapes or dtypes that are not those of the checkpoint; files in which some of a tensor is
-            missing; an index that :func:`save` did not write; ranks that read different ones, because another was saved
-            meanwhile. The state is then as it was.
+        ValueError: names, shapes or dtypes that are not those of the checkpoint; files that are cut short, or in which
+            some of a tensor is missing; an index that :func:`save` did not write; ranks that read different ones,
+            because another was saved meanwhile. The state is then as it was.
         RuntimeError: a rank refused or could not read; on every other one. Where it could not read, as when the next
             checkpoint removes this one meanwhile, the state may be half of one and half of another.
     """
