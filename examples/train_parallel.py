@@ -113,6 +113,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strategy", choices=["ring", "gather", "heads"], default="ring")
     parser.add_argument("--order", choices=["zigzag", "contiguous"], default="zigzag")
     given = parser.parse_args(arguments)
+    for name in ("context", "data", "length", "batch"):
+        number = getattr(given, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}")
     if given.context is None:
         given.context = world // given.data if given.data else 2 if world % 2 == 0 else world
     given.data = world // given.context if given.data is None else given.data

@@ -65,6 +65,9 @@ def test_what_does_not_fit_is_refused(monkeypatch, capsys):
     assert example.parsed(["--data", "1"]).context == 4
     for arguments, said in (
         (["--data", "3"], "--data 3 times --context 1 must be the 4 processes there are"),
+        (["--context", "0"], "--context must be at least 1, got 0"),
+        (["--context", "-2", "--data", "-2"], "--context must be at least 1, got -2"),
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--batch", "3"], "--batch must be a multiple of --data 2, got 3"),
     ):
         with pytest.raises(SystemExit):
