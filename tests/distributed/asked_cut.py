@@ -76,3 +76,17 @@ def clipped(some: Any) -> float:
     torch.optim.SGD(theirs.parameters(), lr=1.0).step()
     pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
     return max(worst, *(difference(whole(a.detach()), b.detach()) for a, b in pairs))
+
+
+def twice(some: Any, of: str) -> str:
+    """What a second derivative of a layer that is cut says, alone or beside a loss."""
+    layer = parallelize_module(made("plain"), mesh_of(some), HeadParallel())
+    x = words()
+    loss = layer(x).square().sum()
+    leaf = x if of == "x" else layer.out_proj.weight
+    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    try:
+        (loss + whole(gradient).square().sum()).backward()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"

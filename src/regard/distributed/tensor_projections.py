@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.func import functional_call
 
+from regard.distributed.once import once
 from regard.layer_calls import local
 from regard.projection import Projection, linear
 
@@ -23,12 +24,27 @@ def shared(t: Tensor, mesh: DeviceMesh) -> Tensor:
     """A tensor that all ranks have, each for its own heads: its gradient is the sum over the ranks."""
     if not torch.is_grad_enabled() or not t.requires_grad:
         return t
-    whole = DTensor.from_local(t, mesh, [Replicate()], run_check=False)
+    whole = DTensor.from_local(_First.apply(t), mesh, [Replicate()], run_check=False)  # type: ignore[no-untyped-call]
     return whole.to_local(grad_placements=[Partial()])
+
+
+class _First(torch.autograd.Function):
+    """What has first derivatives alone: PyTorch's DTensor loses what a gradient depends on, and says nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        ctx.save_for_backward(t)
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor | None:
+        return once([grad], ctx.saved_tensors)[0]
 
 
 def total(t: Tensor, mesh: DeviceMesh) -> Tensor:
     """The sum over the ranks of what each has, on all of them."""
+    if torch.is_grad_enabled() and t.requires_grad:
+        t = _First.apply(t)  # type: ignore[no-untyped-call]
     return DTensor.from_local(t, mesh, [Partial()], run_check=False).redistribute(placements=[Replicate()]).to_local()
 
 
