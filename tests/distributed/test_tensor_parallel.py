@@ -81,8 +81,9 @@ def test_clipping_and_a_step_of_many_parameters_at_a_time(crew):
     assert max(crew(asked.on, 4, asked_cut.clipped)) <= 1e-12
 
 
-def test_a_second_derivative_is_refused(crew):
-    for found in crew(asked.on, 4, asked_cut.twice, "x"):
+@pytest.mark.parametrize("of", ["x", "weight"])
+def test_a_second_derivative_is_refused(crew, of):
+    for found in crew(asked.on, 4, asked_cut.twice, of):
         assert found.startswith("attention over ranks has first derivatives only, and create_graph=True asked"), found
 
 
