@@ -149,6 +149,27 @@ def test_of_long_output_the_beginning_and_the_end_are_kept():
     assert f"[... {50 * 10_001 - isolate.KEPT_BYTES:,} bytes dropped ...]" in outcome.stderr
 
 
+def test_its_last_words_are_waited_for_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch):
+    take, looked = isolate._Lines.take, threading.Event()
+    poll = subprocess.Popen.poll
+
+    def polled(self: subprocess.Popen[bytes]) -> int | None:
+        code = poll(self)
+        if code is not None:  # the parent has seen it gone, and only now are its words read
+            looked.set()
+        return code
+
+    def late(self: isolate._Lines, chunk: bytes) -> None:
+        if b"ready" not in chunk:
+            looked.wait(30)
+        take(self, chunk)
+
+    monkeypatch.setattr(subprocess.Popen, "poll", polled)
+    monkeypatch.setattr(isolate._Lines, "take", late)
+    monkeypatch.setattr(isolate, "POLL_SECONDS", 1e-6)
+    assert run("imitates_the_protocol").value == "true"
+
+
 def test_what_it_prints_is_not_taken_for_its_result():
     seen: list[dict] = []
     outcome = run("imitates_the_protocol", progress=seen.append)

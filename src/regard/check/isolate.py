@@ -40,6 +40,9 @@ START_SECONDS = 120.0
 #: How often the parent looks whether a child that says nothing is still there.
 POLL_SECONDS = 0.05
 
+#: How long its last words are waited for; a process that it has started, and left, may hold the pipe open.
+LAST_WORDS = 2.0
+
 BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); from regard.check.child import main; main()"
 
 
@@ -171,10 +174,11 @@ class _Child:
             try:
                 message = self.messages.get(timeout=min(POLL_SECONDS, left))
             except queue.Empty:
-                # Once more after it was seen to be gone: its last words may have been on the way.
                 if gone:
                     return {"kind": "ended"}
                 gone = self.process.poll() is not None
+                if gone:  # its last words may be on the way, on a busy machine for longer than a look
+                    self.threads[-1].join(LAST_WORDS)
                 continue
             if message["kind"] == "ready":
                 self.begun = time.monotonic()
