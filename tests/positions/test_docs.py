@@ -20,6 +20,17 @@ def test_its_python_runs_in_order():
         exec(compile(block, str(DOCS / "positions.md"), "exec"), names)
 
 
+def test_each_part_has_its_equation_its_paper_and_its_use():
+    sections = {part.split("\n", 1)[0]: part for part in PAGE.split("\n## ")[1:]}
+    del sections["Your own"]
+    assert len(sections) == 7
+    for name, text in sections.items():
+        assert re.search(r"^Paper: .*20\d\d", text, re.MULTILINE) or "| paper |" in text, name
+        assert re.search(r"^`.*(=|->|theta)|^\| `.*theta", text, re.MULTILINE), name
+        assert "\n**Use it when** " in text, name
+        assert "\n```python\n" in text, name
+
+
 def test_its_pictures_are_small():
     named = re.findall(r"\]\((positions/.*?\.png)\)", PAGE)
     assert sorted(named) == sorted(f"positions/{file.name}" for file in (DOCS / "positions").glob("*.png"))
