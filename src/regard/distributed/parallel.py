@@ -179,8 +179,10 @@ class ContextParallel(TorchFunctionMode):
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self, func, *args, **(kwargs or {}))
-        if func is rotated or hasattr(func, "adds_positions"):
-            return placed.HANDLERS[func is rotated](self, func, *args, **(kwargs or {}))
+        if func is rotated:
+            return placed.rotate(self, func, *args, **(kwargs or {}))
+        if hasattr(func, "adds_positions"):
+            return placed.add(self, func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     def __enter__(self) -> ContextParallel:

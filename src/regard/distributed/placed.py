@@ -12,12 +12,12 @@ from regard.positions import Positions
 if TYPE_CHECKING:
     from regard.distributed.parallel import ContextParallel
 
-__all__ = ["HANDLERS"]
+__all__ = ["add", "rotate"]
 
 Start = int | Tensor
 
 
-def _rotate(
+def rotate(
     parallel: ContextParallel,
     func: Any,
     positions: Positions,
@@ -59,7 +59,7 @@ def _rotate(
     return _side_by_side(turned_q), _side_by_side(turned_k)
 
 
-def _add(parallel: ContextParallel, func: Any, module: Any, x: Tensor, *, offset: Start = 0) -> Tensor:
+def add(parallel: ContextParallel, func: Any, module: Any, x: Tensor, *, offset: Start = 0) -> Tensor:
     """A share of embeddings (..., L / world, d) with the positions of its tokens in the whole text."""
     found, before = [], 0
     for p in parallel.pieces(x.shape[-2] * parallel.world):
@@ -71,7 +71,3 @@ def _add(parallel: ContextParallel, func: Any, module: Any, x: Tensor, *, offset
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
-
-
-#: By whether queries and keys are rotated, or positions added to embeddings.
-HANDLERS: dict[bool, Any] = {True: _rotate, False: _add}

@@ -12,7 +12,7 @@ from regard.engine import execute, flex
 from regard.engine.plan import Plan
 from regard.engine.problem import Options, Problem
 
-__all__ = ["TWICE", "attend", "gradients"]
+__all__ = ["TWICE", "attend", "gradients", "once"]
 
 TWICE = 'regard.attention() has first derivatives only; for a second derivative use impl="reference"'
 
@@ -53,10 +53,9 @@ class _Attend(torch.autograd.Function):
         grad, grad_lse = grads
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: a second derivative may be asked for, and would be wrong
-            given = [t for t in (*saved[:5], grad, grad_lse) if t is not None and t.requires_grad]
             with torch.no_grad():
                 first = _gradients(ctx, saved, grad, grad_lse)
-            return tuple(t if t is None else _Once.apply(t, *given) for t in first)  # type: ignore[no-untyped-call]
+            return once(first, (*saved[:5], grad, grad_lse), TWICE)
         return _gradients(ctx, saved, grad, grad_lse)
 
 
@@ -112,13 +111,20 @@ def gradients(
     return dq, dk, dv, dbias.to(bias.dtype) if bias is not None and bias_too and dbias is not None else None, dsinks
 
 
+def once(found: Sequence[Tensor | None], given: Sequence[Tensor | None], said: str) -> tuple[Tensor | None, ...]:
+    """First derivatives that depend on what is ``given``, and raise what is ``said`` if they are differentiated."""
+    leaves = [t for t in given if t is not None and t.requires_grad]
+    return tuple(t if t is None else _Once.apply(said, t, *leaves) for t in found)  # type: ignore[no-untyped-call]
+
+
 class _Once(torch.autograd.Function):
     """A first derivative that says, if it is differentiated, where second derivatives are to be had."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *given: Tensor) -> Tensor:
+    def forward(ctx: Any, said: str, gradient: Tensor, *given: Tensor) -> Tensor:
+        ctx.said = said
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(TWICE)
+        raise RuntimeError(ctx.said)
