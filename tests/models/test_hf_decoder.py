@@ -82,9 +82,9 @@ def tokens() -> Tensor:
     return torch.randint(61, (2, 24))
 
 
-def far(theirs: Any, got: Tensor, wanted: Tensor, tokens: Tensor) -> float:
+def far(theirs: Any, got: Tensor, wanted: Tensor, tokens: Tensor, at: slice = slice(None)) -> float:
     """How far from float64, in units of how far transformers is, plus a few roundings."""
-    exact = theirs.double()(tokens).logits
+    exact = theirs.double()(tokens).logits[:, at]
     theirs.float()
     ours, peer = ((each.double() - exact).abs().max().item() for each in (got, wanted))
     return ours / (4 * peer + 16 * torch.finfo(torch.float32).eps * exact.abs().max().item())
@@ -99,7 +99,8 @@ def test_logits_are_those_of_transformers(name: str, tokens: Tensor, tmp_path: P
     wanted = theirs(tokens).logits
     assert far(theirs, ours(tokens), wanted, tokens) <= 1
     one = ours(tokens[:, :7], last_only=True)
-    torch.testing.assert_close(one, theirs(tokens[:, :7]).logits[:, -1:], rtol=1e-4, atol=1e-4)
+    some, at = tokens[:, :7], slice(-1, None)
+    assert far(theirs, one, theirs(some).logits[:, at], some, at) <= 1
 
 
 @torch.no_grad()
@@ -120,7 +121,7 @@ def test_a_model_in_several_files(tokens: Tensor, tmp_path: Path):
     saved(theirs, tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     ours = Decoder.from_huggingface(str(tmp_path))
-    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert far(theirs, ours(tokens), theirs(tokens).logits, tokens) <= 1
     one = next(tmp_path.glob("*.safetensors"))
     one.rename(one.with_suffix(".gone"))
     with pytest.raises(FileNotFoundError, match=rf"has no {one.name}, which model.safetensors.index.json names"):
@@ -135,7 +136,7 @@ def test_dtype_and_device(tokens: Tensor, tmp_path: Path):
     ours = Decoder.from_huggingface(tmp_path, dtype=torch.float32, device="cpu")
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
     theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32)  # .float() would keep rounded frequencies
-    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert far(theirs, ours(tokens), theirs(tokens).logits, tokens) <= 1
     assert all(parameter.requires_grad for parameter in ours.parameters())
 
 
