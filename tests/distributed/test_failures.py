@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.distributed.processes import Crew
 
 from regard import masks
-from regard.distributed import context_parallel
+from regard.distributed import context_parallel, failures
 
 TIMEOUT = timedelta(seconds=5)
 
@@ -53,6 +54,26 @@ def test_a_rank_that_does_not_answer_ends_the_others_in_time():
     for rank in (0, 2):
         assert found[rank][1].startswith(f"PeerError: rank {rank} of 3: rank "), found[rank]
         assert "did not answer" in found[rank][1]
+
+
+def found_by(rank: int, peer: int | None, marks: list[int], folder: str) -> str:
+    """What a rank of three says that has lost its connection to ``peer``, where ``marks`` have given up before."""
+    store = dist.FileStore(f"{folder}/store", 1)
+    key = "regard/lost/some"
+    for other in marks:
+        store.set(f"{key}/{other}", "here")
+    return str(failures._named(store, key, rank, 3, peer))
+
+
+def test_a_neighbour_that_only_gave_up_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(failures, "GRACE", 0.0)
+    monkeypatch.setattr(failures, "PATIENCE", 0.2)
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).mkdir()
+    assert found_by(1, 2, [], str(tmp_path / "a")) == "2"
+    assert found_by(0, 1, [1], str(tmp_path / "b")) == "2"  # rank 1 has left a mark, and rank 2 none
+    assert found_by(0, None, [2], str(tmp_path / "c")) == "1"
+    assert found_by(0, 1, [1, 2], str(tmp_path / "d")) == "None"
 
 
 def answers(*args: Any) -> list[tuple[str, Any]]:
